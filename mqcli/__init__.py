@@ -1,0 +1,1 @@
+"""mqcli: one command line for every message broker."""

@@ -1,0 +1,82 @@
+"""Messages as values, and their lossless JSON envelope.
+
+A message is what a broker carries, byte for byte: nothing is added to it and nothing is
+interpreted. The envelope (DESIGN section 3) is one line of JSON for one message; encoding and
+decoding are exact inverses for ``key``, ``value``, ``headers`` and ``properties``.
+
+Structs are made with ``gc=False`` because a message never refers back to itself: millions of
+them then cost the garbage collector nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+__all__ = ["Header", "HeaderValue", "Headers", "Message", "Properties", "Received", "Tagged"]
+
+HeaderTag: TypeAlias = Literal[
+    "bytes", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
+    "f32", "f64", "decimal", "time", "table", "list", "null",
+]  # fmt: skip
+
+
+class Tagged(msgspec.Struct, gc=False, frozen=True):
+    """A header value of a type that Python and JSON have no own name for.
+
+    ``v`` by tag: ``i8`` … ``u64`` an int; ``f32`` a float that is exact in 32 bits; ``decimal``
+    its decimal text (``"12.50"`` keeps the scale); ``time`` whole seconds since 1970; ``table`` a
+    tuple of (name, value) pairs; ``list`` a tuple of values; ``null`` None. The tag ``bytes``
+    exists in the envelope only: in memory bytes are ``bytes``. Likewise ``i64`` is ``int`` and
+    ``f64`` is ``float`` in memory; the tags exist for what JSON cannot write (NaN, infinity).
+    """
+
+    t: HeaderTag
+    v: Any
+
+
+HeaderValue: TypeAlias = str | bytes | bool | int | float | Tagged
+"""``str`` is text, ``bytes`` what is not; ``int`` is signed 64-bit, ``float`` is 64-bit."""
+
+Header: TypeAlias = tuple[str | bytes, HeaderValue]
+"""A name and a value. The name is ``bytes`` only where it is not UTF-8."""
+
+Headers: TypeAlias = tuple[Header, ...]
+"""Ordered, repeats allowed."""
+
+Properties: TypeAlias = dict[str, Any]
+"""What a broker types apart from headers; the values are plain JSON (and ``bytes``)."""
+
+
+class Message(msgspec.Struct, gc=False):
+    """What is published: bytes, and what the broker carries beside them.
+
+    ``value`` None is a tombstone. ``timestamp`` is a wish, in milliseconds since 1970: None, the
+    default, lets the broker stamp. ``raw_fields`` says that ``headers`` hold the whole entry and
+    ``value`` is only its rendering (a Redis stream entry without a value field): a broker that
+    knows such entries recreates the fields, every other publishes value and headers.
+    """
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    properties: Properties | None = None
+    timestamp: int | None = None
+    raw_fields: bool = False
+
+
+class Received(Message, gc=False):
+    """A message as it came from a broker, and where it came from.
+
+    ``timestamp`` is the broker's own, in milliseconds, or None where it keeps none (never "now").
+    ``source`` is the canonical, masked address of this very message, ``position`` its printable
+    place there. ``redelivered`` is the broker's word that it was delivered before. ``extra`` holds
+    further entries of the envelope's ``meta``. ``token`` is the driver's own, for acknowledging.
+    """
+
+    source: str = ""
+    position: str = ""
+    redelivered: bool = False
+    extra: dict[str, Any] | None = None
+    token: Any = None

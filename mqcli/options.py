@@ -1,0 +1,103 @@
+"""``-O name=value`` and ``?name=value``: text made into the typed structs of a transport.
+
+A transport's options are a frozen ``msgspec.Struct`` whose fields carry their description::
+
+    class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        claim_after: Annotated[Duration, Meta(description="…")] = Duration(30)
+
+A field that is a tuple may be given several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from .errors import UsageError
+from .position import parse_duration
+
+__all__ = ["Duration", "nearest", "parse_options"]
+
+_VERIFICATION = frozenset(
+    {"no_verify_ssl", "ssl_no_verify", "verify", "verify_ssl", "ssl_cert_reqs", "insecure",
+     "ssl_check_hostname", "tls_verify", "skip_verify"}
+)  # fmt: skip
+
+
+class Duration(float):
+    """Seconds, written with a unit (``30s``); see ``position.parse_duration``."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` was probably meant to be."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _convert(kind: type, value: Any) -> Any:
+    if kind is Duration and isinstance(value, str):
+        return Duration(parse_duration(value))
+    raise ValueError(f"not a {kind.__name__}")
+
+
+def parse_options(
+    pairs: Sequence[tuple[str, str]], *structs: type[msgspec.Struct], where: str
+) -> list[Any]:
+    """One instance of each struct, from all the pairs; the structs share no field names.
+
+    Raises UsageError for an unknown name (with the nearest known one), a value of a wrong type, a
+    name given twice, and anything that would turn off the verification of certificates.
+    """
+    fields = {
+        field.encode_name: (index, field)
+        for index, struct in enumerate(structs)
+        for field in msgspec.structs.fields(struct)
+    }
+    given: list[dict[str, Any]] = [{} for _ in structs]
+    for name, text in pairs:
+        if name not in fields:
+            if name in _VERIFICATION:
+                raise UsageError(
+                    f"the option {name!r} is refused",
+                    where=where,
+                    why="it can turn off the verification of TLS certificates",
+                    hint="use --insecure if that is what you want",
+                )
+            guess = nearest(name, fields)
+            known = ", ".join(sorted(fields)) or "none"
+            raise UsageError(
+                f"unknown option {name!r}",
+                where=where,
+                hint=f"did you mean {guess!r}?" if guess else f"known here: {known}",
+            )
+        index, field = fields[name]
+        if _is_tuple(field.type):
+            given[index][name] = (*given[index].get(name, ()), text)
+        elif name in given[index]:
+            raise UsageError(f"the option {name!r} is given twice", where=where)
+        else:
+            given[index][name] = text
+    made = []
+    for struct, values in zip(structs, given, strict=True):
+        try:
+            made.append(msgspec.convert(values, struct, strict=False, dec_hook=_convert))
+        except msgspec.ValidationError as exc:
+            why, _, path = str(exc).partition(" - at `$.")
+            name = path.rstrip("`").partition("[")[0]
+            raise UsageError(
+                f"the option {name}={values.get(name)} does not fit" if name else "wrong options",
+                where=where,
+                why=why,
+            ) from exc
+    return made
+
+
+def _is_tuple(kind: Any) -> bool:
+    info = msgspec.inspect.type_info(kind)
+    while isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    return isinstance(info, msgspec.inspect.VarTupleType)
