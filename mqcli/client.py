@@ -1,0 +1,179 @@
+"""The client: all policy, once, for every broker.
+
+Refusal of what a destination cannot do, before a socket opens (here); the window of batches in
+flight and the account of them (``publisher``); acknowledging once and only over the unbroken head,
+and gaps (``reader``); reconnecting with backoff (``session``).
+
+::
+
+    client = Client.at("redis://localhost/list:jobs")
+    async with client.publisher() as publisher:
+        await publisher.submit([Message(b"hello")])
+        await publisher.finish()
+    async with client.consume(limit=1) as reader:
+        for message in await reader.receive():
+            print(message.value)
+        await reader.settle(1)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from .address import parse_address
+from .errors import NotFound, Unsupported
+from .registry import target as make_target
+from .session import Limits
+from .transport import (
+    Consumes,
+    Inspects,
+    Manages,
+    Publishes,
+    Span,
+    Tails,
+    Target,
+    Traits,
+    Transport,
+)
+
+if TYPE_CHECKING:
+    from .publisher import Publisher
+    from .reader import OnGap, Reader
+
+__all__ = ["Client", "Limits"]
+
+Role = TypeVar("Role", bound=Transport)
+T = TypeVar("T")
+_WHOLE = Span()
+
+
+class Client:
+    """One destination and what may be done with it. Making one opens nothing; nor do the methods
+    that make a Publisher or a Reader: they raise what cannot be done, and ``async with`` opens."""
+
+    def __init__(self, cls: type[Transport], target: Target, limits: Limits | None = None) -> None:
+        self.cls = cls
+        self.target = target
+        self.limits = limits or Limits()
+
+    @classmethod
+    def at(
+        cls,
+        address: str,
+        options: Sequence[tuple[str, str]] = (),
+        limits: Limits | None = None,
+        **settings: Any,
+    ) -> Self:
+        """The client of a whole address (with its broker). ``settings`` are those of
+        ``mqcli.registry.target``. Raises UsageError."""
+        return cls(*make_target(parse_address(address), options, **settings), limits)
+
+    @property
+    def where(self) -> str:
+        """The masked address."""
+        return self.target.where
+
+    def traits(self, group: str | None = None) -> Traits:
+        """What the destination guarantees, here when read with this group."""
+        return self.cls.traits(self.target.options, group)
+
+    def supports(self, role: type[Transport]) -> bool:
+        return issubclass(self.cls, role)
+
+    def make(self, role: type[Role]) -> Role:
+        """A transport that has not been opened. Raises Unsupported."""
+        if not issubclass(self.cls, role):
+            raise self._unsupported(role)
+        return self.cls(self.target)
+
+    def _unsupported(self, role: type[Transport]) -> Unsupported:
+        kind = f"a {self.target.address.kind}"
+        can = [
+            f"mqcli {verb} {self.where}"
+            for verb, other in (("consume", Consumes), ("tail", Tails), ("publish", Publishes))
+            if other is not role and issubclass(self.cls, other)
+        ]
+        what, fitting = {
+            Publishes: ("cannot be published to, it is read only", []),
+            Consumes: ("cannot be consumed: it keeps nothing that could be taken", can[:1]),
+            Tails: ("cannot be watched without taking from it", can[:1]),
+            Inspects: ("cannot be described", []),
+            Manages: ("cannot be created, purged or deleted", []),
+        }[role]
+        hint = f"use: {fitting[0]}" if fitting else ""
+        return Unsupported(f"{kind} {what}", where=self.where, hint=hint)
+
+    def publisher(self, **settings: Any) -> Publisher:
+        """See :class:`mqcli.publisher.Publisher`. Raises Unsupported."""
+        from .publisher import Publisher
+
+        return Publisher(self.make(Publishes), self.traits(), self.limits, **settings)
+
+    def consume(
+        self,
+        span: Span = _WHOLE,
+        group: str | None = None,
+        limit: int | None = None,
+        on_gap: OnGap = "report",
+    ) -> Reader:
+        """A reader that takes messages. Raises Unsupported for what cannot be taken so."""
+        transport = self.make(Consumes)
+        traits = self.traits(group)
+        if group is not None and not traits.shares:
+            raise Unsupported("groups do not exist here", where=self.where)
+        if group is not None and traits.keeps == "until-taken":
+            raise Unsupported(
+                "a queue has no groups: every reader takes from the same messages",
+                where=self.where,
+                hint="leave out --group",
+            )
+        from .reader import Reader
+
+        return Reader(transport, traits, self.limits, span, limit, on_gap, group)
+
+    def tail(
+        self, span: Span = _WHOLE, limit: int | None = None, on_gap: OnGap = "report"
+    ) -> Reader:
+        """A reader that watches. Raises Unsupported where that cannot be done."""
+        from .reader import Reader
+
+        transport = self.make(Tails)
+        return Reader(transport, self.traits(), self.limits, span, limit, on_gap, tail=True)
+
+    async def once(self, role: type[Role], action: Callable[[Role], Awaitable[T]]) -> T:
+        """Open, act, close. Raises Unsupported before anything opens."""
+        transport = self.make(role)
+        try:
+            await transport.open()
+            return await action(transport)
+        finally:
+            await transport.aclose()
+
+    async def create(self) -> bool:
+        """True when made now, False when it was there. Raises Unsupported, Refused."""
+        if self.traits().missing == "undetectable":
+            raise Unsupported(
+                f"a {self.target.address.kind} exists only while it holds something or is listened"
+                " to, so it cannot be created",
+                where=self.where,
+            )
+        return await self.once(Manages, lambda transport: transport.create())
+
+    async def wait_until_there(self, deadline: float | None) -> None:
+        """Return once the destination exists. ``deadline`` is in monotonic time.
+        Raises Unsupported where that cannot be known, NotFound at the deadline."""
+        if self.traits().missing == "undetectable":
+            raise Unsupported(
+                "--wait cannot be used here: whether it exists cannot be known", where=self.where
+            )
+
+        async def look(transport: Inspects) -> None:
+            while not await transport.exists():
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise NotFound("did not appear in time", where=self.where)
+                await asyncio.sleep(0.1)
+
+        await self.once(Inspects, look)
