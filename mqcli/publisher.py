@@ -131,9 +131,7 @@ class Publisher(Session):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.abandon()
         await self._transport.aclose()
 
     async def submit(
@@ -281,6 +279,16 @@ class Publisher(Session):
                 await self._room.wait()
             else:
                 await self._resend()
+        self._give_up_lost()
+
+    async def abandon(self) -> None:
+        """Stop waiting: everything still in flight becomes unknown."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._give_up_lost()
+
+    def _give_up_lost(self) -> None:
         self.counts.unknown += sum(len(messages) for _, messages in self._lost)
         self._lost = []
 
