@@ -62,8 +62,8 @@ class ByteSource:
         if select.select([self._fd], [], [], 0)[0]:
             return
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(self._fd, lambda: ready.done() or ready.set_result(None))
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._fd, _finish, ready)
         try:
             await ready
         finally:
