@@ -1,0 +1,1 @@
+"""mqcli and its peers, side by side on one machine."""
