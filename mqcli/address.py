@@ -17,6 +17,8 @@ from .errors import UsageError
 __all__ = ["Address", "BrokerURL", "Host", "parse_address", "parse_broker", "parse_destination"]
 
 _SCHEME = re.compile(r"([a-z][a-z0-9.+-]*)://", re.IGNORECASE)
+_FILES = ("sqlite", "redis+unix")
+_NETWORKED = re.compile(r"rediss?(\+sentinel|\+cluster)?|amqps?|kafkas?")
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$'()*+;[]{}")
 MASK = "***"
@@ -242,10 +244,11 @@ def _parse_url(text: str) -> BrokerURL:
         hosts = tuple(Host(h.name, h.port if h.port is not None else last) for h in hosts)
     pieces = tuple(decode(piece) for piece in path.split("/")) if slash else ()
     if not hosts:
-        if not slash or scheme not in ("sqlite", "redis+unix"):
+        # A plugin's scheme may do without a host; whether it does is its connection's to say.
+        if not slash or _NETWORKED.fullmatch(scheme):
             raise UsageError(f"{shown!r} names no host", hint="write scheme://host[:port]")
         pieces = ("", *pieces)
-    elif scheme in ("sqlite", "redis+unix"):
+    elif scheme in _FILES:
         raise UsageError(
             f"{shown!r} names a host where a path belongs",
             hint=f"write three slashes for an absolute path: {scheme}:///path",
