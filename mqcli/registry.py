@@ -32,7 +32,7 @@ class Known(NamedTuple):
 
 
 _KNOWN: dict[str, Known] = {
-    "redis": Known("mqcli.transports._redis:RedisBroker", "Redis 7 or newer"),
+    "redis": Known("mqcli.transports._redis_broker:RedisBroker", "Redis 7 or newer"),
     "redis:channel": Known("mqcli.transports.redis_channel:RedisChannel", "pub/sub channel"),
     "redis:list": Known("mqcli.transports.redis_list:RedisList", "list as a reliable queue"),
     "redis:pattern": Known(
