@@ -12,7 +12,7 @@ from ..client import Client
 from ..errors import ExitCode, InputError, MqcliError, gravest
 from ..message import Message
 from ..publisher import Counts, Publisher
-from .stop import GRACE, Stop, Stopped
+from .stop import Stop, Stopped
 
 __all__ = ["Decoder", "PublishReport", "decoded", "publish"]
 
@@ -22,6 +22,8 @@ class Decoder(Protocol):
 
     plain: bool
     """Every message is a value alone."""
+    error: InputError | None
+    """Why reading ended before its end, behind the messages that were returned."""
 
     def feed(self, data: bytes) -> list[Message]: ...
 
@@ -67,14 +69,19 @@ class PublishReport(msgspec.Struct):
 
 
 async def decoded(sources: Sequence[Source], make: Callable[[], Decoder]) -> AsyncIterator[Batch]:
-    """The messages of each source, each with a decoder of its own. Raises InputError."""
+    """The messages of each source, each with a decoder of its own. Raises InputError, behind the
+    messages that came before."""
     for source in sources:
         decoder = make()
         while data := await source.read():
             if messages := decoder.feed(data):
                 yield Batch(messages, decoder.plain, len(data))
+            if decoder.error is not None:
+                raise decoder.error
         if messages := decoder.finish():
             yield Batch(messages, decoder.plain)
+        if decoder.error is not None:
+            raise decoder.error
 
 
 async def publish(
@@ -131,7 +138,7 @@ async def _finish(publisher: Publisher, stop: Stop, report: PublishReport) -> No
     except Stopped:
         report.stopped = stop.reason
     try:
-        async with asyncio.timeout(GRACE):
+        async with asyncio.timeout(stop.grace):
             await publisher.finish()
     except TimeoutError:
         await publisher.abandon()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Protocol
 
 import msgspec
@@ -13,10 +14,10 @@ from ..errors import ExitCode, MqcliError, OutputError, TimeLimitReached, graves
 from ..message import Received
 from ..reader import Reader
 from ..transport import Gap
-from .stop import GRACE, Stop, Stopped
+from .stop import Stop, Stopped
 from .streams import ByteSink
 
-__all__ = ["Encoder", "Listener", "ReadReport", "Wanted", "pump"]
+__all__ = ["Encoder", "Listener", "ReadReport", "Wanted", "consume", "pump"]
 
 MAX_MESSAGES = 2000
 MAX_BYTES = 1 << 20
@@ -79,6 +80,31 @@ def out_of_time(wanted: Wanted, what: str) -> MqcliError | None:
     return TimeLimitReached(f"{what} before {goal} came")
 
 
+async def consume(
+    reader: Reader,
+    sink: ByteSink,
+    encoder: Encoder,
+    wanted: Wanted,
+    stop: Stop,
+    listener: Listener,
+    report: ReadReport,
+) -> None:
+    """Open the reader, ``pump``, and close it, which gives back what was not settled. Does not
+    raise for what went wrong: the report says it."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stop.guard(stack.enter_async_context(reader))
+        except Stopped:
+            report.stopped = stop.reason
+            if stop.reason is ExitCode.TIME_LIMIT:
+                report.stopped, report.error = None, out_of_time(wanted, "the time was over")
+            return
+        except MqcliError as exc:
+            report.error = exc
+            return
+        await pump(reader, sink, encoder, wanted, stop, listener, report)
+
+
 async def pump(
     reader: Reader,
     sink: ByteSink,
@@ -105,6 +131,9 @@ async def pump(
                 last = time.monotonic()
                 if not await _deliver(reader, messages, sink, encoder, stop, report):
                     break
+            elif sink.abandoned():
+                report.output_closed = True
+                break
             elif wanted.idle is not None and time.monotonic() - last >= wanted.idle:
                 report.error = out_of_time(wanted, f"nothing came for {wanted.idle:g} s,")
                 break
@@ -141,11 +170,15 @@ async def _deliver(
     stop: Stop,
     report: ReadReport,
 ) -> bool:
-    written = await sink.write(encoder.encode(messages), stop.requested, GRACE)
+    written = await sink.write(encoder.encode(messages), stop)
     report.delivered += written
     if written:
-        async with asyncio.timeout(GRACE if stop.reason is not None else None):
-            await reader.settle(written)
+        try:
+            async with asyncio.timeout(stop.grace if stop.reason is not None else None):
+                await reader.settle(written)
+        except TimeoutError:  # written, but the broker will deliver them again
+            report.late += written
+            return False
         report.settled, report.late = reader.settled, reader.late
     if sink.error is not None:
         # Standing still is no failure of its own when the user has asked to stop.

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from ..errors import ExitCode
 
-__all__ = ["GRACE", "Stop", "Stopped"]
+__all__ = ["Stop", "Stopped"]
 
-GRACE = 5.0
-"""Seconds for what was taken to be written, acknowledged or given back after a stop."""
+_GRACE = 4.0
+_TIME_LIMIT_GRACE = 1.5
 
 T = TypeVar("T")
 
@@ -22,13 +22,19 @@ class Stopped(Exception):
 
 class Stop:
     """Asks an operation to end. Waits that take something new are guarded, and end at once; what
-    has been taken is then finished within GRACE."""
+    has been taken is then finished within ``grace``."""
 
     def __init__(self) -> None:
         self.reason: ExitCode | None = None
         """The code of the one that asked first, OK when the reader of our output went away."""
         self.requested = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def grace(self) -> float:
+        """Seconds for what was taken to be written, acknowledged or given back after a stop: the
+        process ends within 5 s of a signal and 2 s of a time limit, closing included."""
+        return _TIME_LIMIT_GRACE if self.reason is ExitCode.TIME_LIMIT else _GRACE
 
     def request(self, reason: ExitCode) -> None:
         """Ask to stop; the first reason stands."""

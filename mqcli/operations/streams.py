@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..errors import InputError, OutputError
+from .stop import Stop
 
 __all__ = ["ByteSink", "ByteSource"]
 
@@ -109,11 +110,20 @@ class ByteSink:
         self.closed = False
         """Nobody reads any more (EPIPE): not an error."""
 
-    async def write(self, chunks: Sequence[bytes], give_up: asyncio.Event, grace: float) -> int:
+    def abandoned(self) -> bool:
+        """Whether the reader of a pipe has gone away, for a look while there is nothing to write:
+        who waits for the next message would else never know."""
+        if not self.closed and hasattr(select, "poll"):
+            poller = select.poll()
+            poller.register(self._fd, 0)
+            self.closed = any(event & select.POLLERR for _, event in poller.poll(0))
+        return self.closed
+
+    async def write(self, chunks: Sequence[bytes], stop: Stop) -> int:
         """Write all; how many chunks went out whole.
 
         Less than all when the output broke (``error`` or ``closed`` says so), or when it stood
-        still for ``grace`` seconds after ``give_up`` was set; the sink cannot be used then.
+        still for the grace of ``stop`` after that was asked for; the sink cannot be used then.
         """
         if self.error is not None or self.closed:
             return 0
@@ -125,23 +135,21 @@ class ByteSink:
         done = loop.create_future()
         self._offset = 0
         self._jobs.put((data, done))
-        if not await self._finished(done, give_up, grace):
+        if not await self._finished(done, stop):
             self.error = OutputError("standard output stood still", where=self._name)
         if self._offset == len(data) and self.error is None:
             return len(chunks)
         return bisect_right(list(accumulate(map(len, chunks))), self._offset)
 
-    async def _finished(
-        self, done: asyncio.Future[None], give_up: asyncio.Event, grace: float
-    ) -> bool:
-        if not give_up.is_set():
-            stopping = asyncio.ensure_future(give_up.wait())
+    async def _finished(self, done: asyncio.Future[None], stop: Stop) -> bool:
+        if not stop.requested.is_set():
+            stopping = asyncio.ensure_future(stop.requested.wait())
             try:
                 await asyncio.wait((done, stopping), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 stopping.cancel()
         if not done.done():
-            await asyncio.wait((done,), timeout=grace)
+            await asyncio.wait((done,), timeout=stop.grace)
         return done.done()
 
     def close(self) -> None:

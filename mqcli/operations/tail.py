@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from asyncio import FIRST_COMPLETED
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from ..errors import ConnectionLost, ExitCode, MqcliError, NotFound
+from ..errors import ExitCode, GapFound, MqcliError, gravest
 from ..message import Received
 from ..reader import Reader
 from .read import (
@@ -16,11 +18,11 @@ from .read import (
     Listener,
     ReadReport,
     Wanted,
+    consume,
     out_of_time,
-    pump,
     tell,
 )
-from .stop import GRACE, Stop, Stopped
+from .stop import Stop, Stopped
 from .streams import ByteSink
 
 __all__ = ["tail"]
@@ -38,20 +40,32 @@ async def tail(
     """Open all the readers and deliver what they see. One that cannot be opened stops all; one
     that is lost later is told and the others go on. Does not raise for what went wrong: the report
     says it."""
+    if len(readers) == 1:
+        await consume(readers[0], sink, encoder, wanted, stop, listener, report)
+        return
     async with AsyncExitStack() as stack:
         for reader in readers:
             try:
                 await stop.guard(stack.enter_async_context(reader))
             except Stopped:
-                report.stopped = stop.reason
+                _stopped(stop, wanted, report)
                 return
             except MqcliError as exc:
                 report.error = exc
                 return
-        if len(readers) == 1:
-            await pump(readers[0], sink, encoder, wanted, stop, listener, report)
-        else:
-            await _merge(readers, sink, encoder, wanted, stop, listener, report)
+        await _merge(readers, sink, encoder, wanted, stop, listener, report)
+
+
+def _graver(error: MqcliError, than: MqcliError) -> bool:
+    codes = (error.exit_code, than.exit_code)
+    return codes[0] is not codes[1] and gravest(codes) is codes[0]
+
+
+def _stopped(stop: Stop, wanted: Wanted, report: ReadReport) -> None:
+    if stop.reason is not ExitCode.TIME_LIMIT:
+        report.stopped = stop.reason
+    elif report.error is None:
+        report.error = out_of_time(wanted, "the time was over")
 
 
 async def _merge(
@@ -79,45 +93,54 @@ async def _merge(
                 reader.check_gaps()
                 reader.gaps.clear()
         except MqcliError as exc:
-            if report.error is None or report.error.exit_code < exc.exit_code:
+            if report.error is None or _graver(exc, report.error):
                 report.error = exc
-            if isinstance(exc, ConnectionLost | NotFound) or exc.exit_code is ExitCode.UNAVAILABLE:
+            if not isinstance(exc, GapFound):
                 listener.note(f"{exc}; the others go on")
         finally:
             arrived.put_nowait(None)
 
     tasks = [asyncio.create_task(watch(reader)) for reader in readers]
-    open_readers = len(readers)
+    stopping = asyncio.create_task(stop.requested.wait())
+    getting = asyncio.create_task(arrived.get())
+    open_readers, last = len(readers), time.monotonic()
+    done = False
     try:
-        while open_readers and (wanted.count is None or report.delivered < wanted.count):
-            try:
-                async with asyncio.timeout(wanted.idle):
-                    item = await stop.guard(arrived.get())
-            except TimeoutError:
-                report.error = out_of_time(wanted, f"nothing came for {wanted.idle:g} s,")
-                break
+        while open_readers and not done and stop.reason is None:
+            wait = 1.0 if wanted.idle is None else min(1.0, last + wanted.idle - time.monotonic())
+            await asyncio.wait((getting, stopping), timeout=wait, return_when=FIRST_COMPLETED)
+            if not getting.done():
+                if sink.abandoned():
+                    break
+                if wanted.idle is not None and time.monotonic() - last >= wanted.idle:
+                    report.error = report.error or out_of_time(
+                        wanted, f"nothing came for {wanted.idle:g} s,"
+                    )
+                    break
+                continue
+            item = getting.result()
+            getting = asyncio.create_task(arrived.get())
             if item is None:
                 open_readers -= 1
+                if isinstance(report.error, GapFound):
+                    break
                 continue
-            messages, event = item
+            messages, written = item
             if wanted.count is not None:
                 messages = messages[: wanted.count - report.delivered]
-            written = await sink.write(encoder.encode(messages), stop.requested, GRACE)
-            report.delivered += written
-            event.set()
+            last = time.monotonic()
+            report.delivered += await sink.write(encoder.encode(messages), stop)
+            written.set()
+            done = report.delivered == wanted.count
             if sink.closed or sink.error is not None:
-                report.output_closed = sink.closed
-                report.error = report.error if sink.closed or stop.reason else sink.error
                 break
-    except Stopped:
-        pass
     finally:
-        for task in tasks:
+        for task in (*tasks, stopping, getting):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    done = wanted.count is not None and report.delivered >= wanted.count
-    if stop.reason is ExitCode.TIME_LIMIT:
-        if report.error is None and not done:
-            report.error = out_of_time(wanted, "the time was over")
-    else:
-        report.stopped = stop.reason
+        await asyncio.gather(*tasks, stopping, getting, return_exceptions=True)
+    report.output_closed = sink.closed
+    # Standing still is no failure of its own when the user has asked to stop.
+    if sink.error is not None and (stop.reason is None or sink.error.why):
+        report.error = sink.error
+    if open_readers and not done:
+        _stopped(stop, wanted, report)
