@@ -6,15 +6,14 @@ most pieces are the same from message to message, and only texts need an encoder
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from ..message import Received
+from ..message import Headers, Received
 from .base import Encoder
-from .escaping import unsafe
+from .escaping import escape_json
 from .rfc3339 import FIRST_MS, LAST_MS, format_ms, format_second
 from .tagged import base64_text, headers_to_json, plain_to_json, properties_to_json
 
@@ -29,25 +28,9 @@ _FIRST = b',"redelivered":false}}\n'
 _META = frozenset({"source", "position", "timestamp", "redelivered", "raw_fields"})
 
 
-def _escape(line: bytes) -> bytes:
-    r"""The same JSON with every character that could drive a terminal as ``\uNNNN``."""
-
-    def escaped(match: re.Match[str]) -> str:
-        units = match[0].encode("utf-16-be")
-        return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
-
-    # In JSON these stand inside strings only, where an escape means the same.
-    return unsafe(keep_newlines=True).sub(escaped, line.decode()).encode()
-
-
-def _is_plain(data: bytes) -> bool:
-    return data.isascii() and b"\x7f" not in data
-
-
 def encode_line(value: Any) -> bytes:
     """``value`` as one line of JSON that cannot drive a terminal."""
-    line = _json(value) + b"\n"
-    return line if _is_plain(line) else _escape(line)
+    return escape_json([_json(value) + b"\n"])[0]
 
 
 def encode_gap(gap: msgspec.Struct) -> bytes:
@@ -100,11 +83,11 @@ class EnvelopeEncoder(Encoder):
         add = chunks.append
         for message in messages:
             value, key, timestamp = message.value, message.key, message.timestamp
+            headers = message.headers
             try:
                 if (
                     value is None
                     or embed
-                    or message.headers
                     or message.properties
                     or message.extra
                     or message.raw_fields
@@ -132,6 +115,7 @@ class EnvelopeEncoder(Encoder):
                         (
                             _VALUE if key is None else b'{"key":%b,"value":' % _json(key.decode()),
                             _json(value.decode()),
+                            _headers_json(headers) if headers else b"",
                             source,
                             place,
                             start,
@@ -143,9 +127,7 @@ class EnvelopeEncoder(Encoder):
             except UnicodeDecodeError:
                 add(self._any(message))
         self._base, self._second_json = base, second_json
-        if not _is_plain(b"".join(chunks)):
-            return [chunk if _is_plain(chunk) else _escape(chunk) for chunk in chunks]
-        return chunks
+        return escape_json(chunks)
 
     def _source_json(self, source: str) -> bytes:
         if len(self._sources) >= _MAX_SOURCES:
@@ -164,14 +146,15 @@ class EnvelopeEncoder(Encoder):
         parts = [b"{"]
         if message.key is not None:
             parts += (_bytes_json("key", message.key), b",")
-        if message.value is None:
+        value = message.value
+        if value is None:
             parts.append(b'"value":null')
-        elif self._embed_json and (embedded := _embeddable(message.value)) is not None:
+        elif self._embed_json and (embedded := _embeddable(value)) is not None:
             parts += (b'"value":', embedded)
         else:
-            parts.append(_bytes_json("value", message.value))
+            parts.append(_bytes_json("value", value))
         if message.headers:
-            parts += (b',"headers":', _json(headers_to_json(message.headers)))
+            parts.append(_headers_json(message.headers))
         if message.properties:
             parts += (b',"properties":', _json(properties_to_json(message.properties)))
         parts += (b',"meta":{"source":', _json(message.source))
@@ -194,3 +177,10 @@ def _bytes_json(name: str, data: bytes) -> bytes:
         return b'"%b":%b' % (name.encode(), _json(data.decode()))
     except UnicodeDecodeError:
         return b'"%b_base64":"%b"' % (name.encode(), base64_text(data).encode())
+
+
+def _headers_json(headers: Headers) -> bytes:
+    for name, value in headers:
+        if name.__class__ is not str or value.__class__ is not str:
+            return b',"headers":' + _json(headers_to_json(headers))
+    return b',"headers":' + _json(headers)
