@@ -8,6 +8,8 @@ not take several hosts. The text is split first and percent-decoded after, so th
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -20,14 +22,54 @@ _SCHEME = re.compile(r"([a-z][a-z0-9.+-]*)://", re.IGNORECASE)
 _FILES = ("sqlite", "redis+unix")
 _NETWORKED = re.compile(r"rediss?(\+sentinel|\+cluster)?|amqps?|kafkas?")
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(rf"([?&][^=&]*(?:{_SECRET.pattern})[^=&]*=)[^&]*", re.IGNORECASE)
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$'()*+;[]{}")
 MASK = "***"
+
+
+class _Wrong(UsageError):
+    """What is wrong with a part of a text; ``within`` says it without telling a password."""
+
+    def __init__(self, part: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{part!r} {reason}", hint=hint)
+        self.part = part
+        self.reason = reason
+
+    def within(self, text: str) -> UsageError:
+        hidden = _hide(text)
+        if self.part == text:
+            what = f"{hidden!r} {self.reason}"
+        elif hidden != text:
+            # The part may be of a password that should have been encoded.
+            what = f"{hidden!r}: a part of it {self.reason}"
+        else:
+            what = f"{text!r}: {self.part!r} {self.reason}"
+        return UsageError(what, hint=self.hint)
+
+
+def _hide(text: str) -> str:
+    """``text`` fit for an error message although it may hold a password, even one with ``/ ? # @``
+    in it: everything between the first colon and the last ``@`` is hidden."""
+    match = _SCHEME.match(text)
+    start = match.end() if match else 0
+    colon, at = text.find(":", start), text.rfind("@")
+    if 0 <= colon < at and not text.lower().startswith("sqlite:"):
+        text = f"{text[: colon + 1]}{MASK}{text[at:]}"
+    return _SECRET_PARAMETER.sub(rf"\1{MASK}", text)
+
+
+@contextmanager
+def _told(text: str) -> Iterator[None]:
+    try:
+        yield
+    except _Wrong as exc:
+        raise exc.within(text) from None
 
 
 def decode(text: str) -> str:
     """Percent-decoded; bytes that are not UTF-8 become surrogates. Raises UsageError."""
     if re.search(r"%(?![0-9a-fA-F]{2})", text):
-        raise UsageError(f"{text!r} has a % that is no percent-encoding", hint="write % as %25")
+        raise _Wrong(text, "has a % that is no percent-encoding", "write % as %25")
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode(
         "utf-8", "surrogateescape"
     )
@@ -44,6 +86,14 @@ def encode(name: str, also_safe: str = "") -> str:
         else:
             out += [f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape")]
     return "".join(out)
+
+
+def _query_text(query: tuple[tuple[str, str], ...], masked: bool) -> str:
+    pairs = (
+        f"{encode(name)}={MASK if masked and _SECRET.search(name) else encode(value, '/:')}"
+        for name, value in query
+    )
+    return "?" + "&".join(pairs) if query else ""
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -94,12 +144,7 @@ class BrokerURL(msgspec.Struct, frozen=True):
             )
         if destination:
             base += "/" + destination
-        if self.query:
-            base += "?" + "&".join(
-                f"{encode(name)}={MASK if masked and _SECRET.search(name) else encode(value, '/:')}"
-                for name, value in self.query
-            )
-        return base
+        return base + _query_text(self.query, masked)
 
     def __str__(self) -> str:
         return self.text()
@@ -133,9 +178,7 @@ class Address(msgspec.Struct, frozen=True):
         if self.broker is not None:
             return self.broker._text(self.destination, masked=masked)
         base = self.destination if self.named is None else f"@{self.named}/{self.destination}"
-        if self.query:
-            base += "?" + "&".join(f"{encode(n)}={encode(v, '/:')}" for n, v in self.query)
-        return base
+        return base + _query_text(self.query, masked)
 
     def with_kind(self, kind: str) -> Address:
         return msgspec.structs.replace(self, kind=kind)
@@ -154,13 +197,16 @@ class Address(msgspec.Struct, frozen=True):
 
 def parse_destination(text: str) -> tuple[str | None, str]:
     """(kind, name) of ``[kind:]name``. Raises UsageError."""
+    with _told(text):
+        return _parse_destination(text)
+
+
+def _parse_destination(text: str) -> tuple[str | None, str]:
     kind, colon, name = text.partition(":")
     if not colon:
         kind, name = "", text
     if "/" in name or "#" in text:
-        raise UsageError(
-            f"{text!r} has a '/' or '#' in a name", hint="percent-encode it: / as %2F, # as %23"
-        )
+        raise _Wrong(text, "has a '/' or '#' in a name", "percent-encode it: / as %2F, # as %23")
     if not colon and not name:
         raise UsageError("the destination is missing", hint="write BROKER-URL/DESTINATION")
     return (kind if colon else None), decode(name)
@@ -168,47 +214,34 @@ def parse_destination(text: str) -> tuple[str | None, str]:
 
 def _split_query(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     if "#" in text:
-        raise UsageError(f"{_hide(text)!r} has a '#'", hint="percent-encode it as %23")
+        raise _Wrong(text, "has a '#'", "percent-encode it as %23")
     base, mark, query = text.partition("?")
     pairs = []
     for part in query.split("&") if mark and query else []:
         name, equals, value = part.partition("=")
         if not equals or not name:
-            raise UsageError(
-                f"the parameter {part!r} has no value", hint="write ?name=value&name=value"
-            )
+            raise _Wrong(part, "is a parameter without a value", "write ?name=value&name=value")
         pairs.append((decode(name), decode(value)))
     return base, tuple(pairs)
 
 
-def _hide(text: str) -> str:
-    """``text`` fit for an error message although it may hold a password."""
-    text = re.sub(r"(?<=://)([^/@?]*)@", lambda login: _hide_login(login[1]), text)
-    return re.sub(r"((?:pass|secret|token|credential)\w*=)[^&]*", rf"\1{MASK}", text, flags=re.I)
-
-
-def _hide_login(login: str) -> str:
-    user, colon, _ = login.partition(":")
-    return f"{user}:{MASK}@" if colon else f"{user}@"
-
-
-def _parse_host(text: str, whole: str) -> Host:
+def _parse_host(text: str) -> Host:
     name, port_text = text, None
     if text.startswith("["):
         name, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise UsageError(f"{whole!r}: the bracket of {text!r} is not closed")
+            raise _Wrong(text, "has a bracket that is not closed")
         port_text = rest[1:] if rest else None
     elif text.count(":") > 1:
-        raise UsageError(f"{whole!r}: {text!r} has too many colons", hint="write IPv6 in brackets")
+        raise _Wrong(text, "has too many colons for a host", "write IPv6 in brackets")
     elif ":" in text:
         name, port_text = text.split(":")
     if not name:
-        raise UsageError(f"{whole!r} has an empty host name")
+        raise _Wrong(text, "is an empty host name")
     if port_text is None:
         return Host(decode(name))
-    if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
-        raise UsageError(f"{whole!r}: {port_text!r} is not a port", hint="ports go from 1 to 65535")
+    if not (re.fullmatch(r"[0-9]{1,5}", port_text) and 0 < int(port_text) < 65536):
+        raise _Wrong(text, "has a wrong port", "ports go from 1 to 65535")
     return Host(decode(name), int(port_text))
 
 
@@ -218,7 +251,6 @@ def _is_url(text: str) -> bool:
 
 def _parse_url(text: str) -> BrokerURL:
     base, query = _split_query(text)
-    shown = _hide(text)
     match = _SCHEME.match(base)
     if match is None:  # sqlite:./file or sqlite:file
         path = base[len("sqlite:") :]
@@ -238,7 +270,7 @@ def _parse_url(text: str) -> BrokerURL:
         password = decode(password_text) if colon else None
     hosts: tuple[Host, ...] = ()
     if hosts_text:
-        hosts = tuple(_parse_host(part, shown) for part in hosts_text.split(","))
+        hosts = tuple(_parse_host(part) for part in hosts_text.split(","))
         # Several hosts share the last port given, as in kafka://h1,h2:9092.
         last = hosts[-1].port
         hosts = tuple(Host(h.name, h.port if h.port is not None else last) for h in hosts)
@@ -246,12 +278,13 @@ def _parse_url(text: str) -> BrokerURL:
     if not hosts:
         # A plugin's scheme may do without a host; whether it does is its connection's to say.
         if not slash or _NETWORKED.fullmatch(scheme):
-            raise UsageError(f"{shown!r} names no host", hint="write scheme://host[:port]")
+            raise _Wrong(text, "names no host", "write scheme://host[:port]")
         pieces = ("", *pieces)
     elif scheme in _FILES:
-        raise UsageError(
-            f"{shown!r} names a host where a path belongs",
-            hint=f"write three slashes for an absolute path: {scheme}:///path",
+        raise _Wrong(
+            text,
+            "names a host where a path belongs",
+            f"write three slashes for an absolute path: {scheme}:///path",
         )
     if len(pieces) > 1 and pieces[-1] == "":
         pieces = pieces[:-1]
@@ -261,45 +294,50 @@ def _parse_url(text: str) -> BrokerURL:
 
 
 def parse_broker(text: str) -> BrokerURL | str:
-    """A broker URL, or the NAME of ``@NAME``. Raises UsageError."""
+    """A broker URL, or the NAME of ``@NAME``. Raises UsageError, which never holds a password."""
+    with _told(text):
+        return _parse_broker(text)
+
+
+def _parse_broker(text: str) -> BrokerURL | str:
     if text.startswith("@"):
         return _parse_named(text)[0]
     if not _is_url(text):
-        raise UsageError(
-            f"{text!r} is not a broker URL", hint="write for example redis://localhost:6379"
-        )
+        raise _Wrong(text, "is not a broker URL", "write for example redis://localhost:6379")
     return _parse_url(text)
 
 
 def _parse_named(text: str) -> tuple[str, str]:
     name, _, rest = text[1:].partition("/")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UsageError(f"{text!r} is not a broker's name", hint="write @NAME/DESTINATION")
+        raise _Wrong(text, "is not a broker's name", "write @NAME/DESTINATION")
     return name, rest
 
 
 def parse_address(text: str) -> Address:
     """An ADDRESS: a broker URL with a destination, ``@NAME/DESTINATION``, or a bare destination.
 
-    Raises UsageError; the message never holds a password.
+    Raises UsageError, which never holds a password.
     """
+    with _told(text):
+        return _parse_address(text)
+
+
+def _parse_address(text: str) -> Address:
     if not text:
         raise UsageError("the address is empty")
     if _is_url(text):
         base, mark, query = text.partition("?")
         head, slash, last = base.rpartition("/")
         if not slash or not _is_url(head) or head.endswith(":/") or head.lower() == "sqlite:":
-            raise UsageError(
-                f"{_hide(text)!r} names a broker but no destination",
-                hint="append /DESTINATION",
-            )
-        kind, name = parse_destination(last)
+            raise _Wrong(text, "names a broker but no destination", "append /DESTINATION")
+        kind, name = _parse_destination(last)
         return Address(name, kind, _parse_url(head + mark + query))
     if text.startswith("@"):
         base, parameters = _split_query(text)
         named, rest = _parse_named(base)
-        kind, name = parse_destination(rest)
+        kind, name = _parse_destination(rest)
         return Address(name, kind, named=named, query=parameters)
     base, parameters = _split_query(text)
-    kind, name = parse_destination(base)
+    kind, name = _parse_destination(base)
     return Address(name, kind, query=parameters)
