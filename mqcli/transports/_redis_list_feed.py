@@ -45,6 +45,7 @@ class TakingFeed(Feed):
         self._where = target.where
         self._step: asyncio.Task[list[Received]] | None = None
         self._buffer: list[Received] = []
+        self._bytes = 0
         self._waiting_link: RedisLink | None = None
         self._waiting_id = 0
         self._look = _LOOK
@@ -110,14 +111,18 @@ class TakingFeed(Feed):
             self._left -= len(found)
 
     def _hand_out(self, max_messages: int, max_bytes: int) -> Sequence[Received]:
-        buffer = self._buffer
-        size, count = 0, 0
-        for message in buffer[:max_messages]:
-            size += len(message.value or b"")
-            count += 1
-            if size >= max_bytes:
-                break
-        self._buffer = buffer[count:]
+        buffer, count = self._buffer, len(self._buffer)
+        if count > max_messages or self._bytes > max_bytes:
+            size = count = 0
+            for message in buffer[:max_messages]:
+                size += len(message.value or b"")
+                count += 1
+                if size >= max_bytes:
+                    break
+            self._buffer = buffer[count:]
+            self._bytes -= size
+        else:
+            self._buffer, self._bytes = [], 0
         if self._left == 0 and not self._buffer:
             self.ended = True
         elif not self._buffer and self._ahead and count == max_messages and self._step is None:
@@ -185,6 +190,7 @@ class TakingFeed(Feed):
 
     def _received(self, values: Sequence[bytes], tokens: Sequence[int]) -> list[Received]:
         where = self._where
+        self._bytes += sum(map(len, values))
         return [
             Received(value, None, (), None, None, False, where, "", False, None, token)
             for value, token in zip(values, tokens, strict=True)

@@ -98,6 +98,18 @@ return given
 """
 
 
+_SETTLE = b"""#!lua flags=allow-oom
+local ours = 0
+for i = 2, #KEYS do
+  local count, member = tonumber(ARGV[2 * i - 3]), ARGV[2 * i - 2]
+  ours = ours + math.min(count, redis.call('LLEN', KEYS[i]))
+  redis.call('LTRIM', KEYS[i], count, -1)
+  if member ~= '' then redis.call('ZREM', KEYS[1], member) end
+end
+return ours
+"""
+
+
 def base(key: bytes) -> bytes:
     """What the other keys of the list ``key`` begin with, such that they share its hash slot.
 
@@ -178,36 +190,15 @@ class Moves(ABC):
         from the newest on: ``-`` keeps it (then all must be named). ``done``: the lease ends.
         How many were still there."""
 
+    @abstractmethod
     async def settle(self, settled: Sequence[tuple[bytes, int, bool]]) -> int:
         """Remove the oldest values of processing lists: (member, how many, whether it was all).
         How many were still there."""
-        packed = [pack("MULTI")]
-        for member, count, _ in settled:
-            held = self.keys.held(member)
-            packed += [pack("LLEN", held), pack("LTRIM", held, count, -1)]
-        done = [member for member, _, whole in settled if whole]
-        if done:
-            packed.append(pack("ZREM", self.keys.index, *done))
-        replies = await self._transaction(packed)
-        return sum(min(count, replies[2 * i]) for i, (_, count, _) in enumerate(settled))
 
     async def forget(self, members: Sequence[bytes]) -> None:
         """End the leases of members that hold nothing."""
         if members:
             await self._link.call("ZREM", self.keys.index, *members, timeout=ANSWER)
-
-    async def _transaction(self, packed: list[bytes]) -> list[Any]:
-        """The replies to what stands between MULTI (the first of ``packed``) and EXEC."""
-        packed.append(pack("EXEC"))
-        replies, error = await self._link.exchange(b"".join(packed), len(packed), ANSWER)
-        if error is not None:
-            raise error
-        # An error while queueing says more than the EXECABORT that follows from it.
-        answer: list[Any] = replies[-1] if isinstance(replies[-1], list) else []
-        for reply in [*replies, *answer]:
-            if isinstance(reply, ReplyError):
-                raise await self._link.explain(reply)
-        return answer
 
 
 class Scripts(Moves):
@@ -246,11 +237,17 @@ class Scripts(Moves):
             )
         )  # fmt: skip
 
+    async def settle(self, settled: Sequence[tuple[bytes, int, bool]]) -> int:
+        keys = [self.keys.held(member) for member, _, _ in settled]
+        args = [part for member, n, whole in settled for part in (n, member if whole else b"")]
+        return int(await self._run(_SETTLE, (self.keys.index, *keys), *args))
+
 
 class Transactions(Moves):
-    """By MULTI, where scripts are not permitted. Weaker in three ways: a batch can pass
+    """By MULTI, where scripts are not permitted. Weaker in four ways: a batch can pass
     ``max_bytes`` (as many values are asked for as would fit if they were no larger than those
-    before), values that are given back travel to us once more, and a consumer that waits, that
+    before); values that are given back travel to us once more; a server at its memory limit
+    refuses; and a consumer that waits, that
     lost its lease and that renews it while another looks for lost leases is without a lease for up
     to a second: if it dies in that second while it is handed a value, that value stays in its
     processing list, unnoticed by others."""
@@ -266,15 +263,16 @@ class Transactions(Moves):
         if members:
             scored = [part for member in members for part in (deadline, member)]
             await self._link.call("ZADD", index, *scored, timeout=ANSWER)
-        for member in await self._link.call("ZREVRANGEBYSCORE", index, now, "-inf", timeout=ANSWER):
+        over = await self._link.call("ZREVRANGEBYSCORE", index, now, "-inf", timeout=ANSWER)
+        packed = [pack("MULTI")]
+        for member in over:
             held = self.keys.held(member)
             count = await self._link.call("LLEN", held, timeout=ANSWER)
             side = member.partition(b":")[0].upper()
-            back = pack("LMOVE", held, self.keys.list, "RIGHT", side)
             # One more than seen: it may have been handed to a waiting one just now.
-            await self._transaction(
-                [pack("MULTI"), *[back] * (count + 1), pack("ZREM", index, member)]
-            )
+            packed += [pack("LMOVE", held, self.keys.list, "RIGHT", side)] * (count + 1)
+        if over:
+            await self._transaction([*packed, pack("ZREM", index, *over)])
         return deadline
 
     def registering(self, member: bytes, deadline: int) -> bytes:
@@ -306,3 +304,27 @@ class Transactions(Moves):
             char != 0x2D and reply is not None
             for char, reply in zip(pattern, replies, strict=False)
         )
+
+    async def settle(self, settled: Sequence[tuple[bytes, int, bool]]) -> int:
+        packed = [pack("MULTI")]
+        for member, count, _ in settled:
+            held = self.keys.held(member)
+            packed += [pack("LLEN", held), pack("LTRIM", held, count, -1)]
+        done = [member for member, _, whole in settled if whole]
+        if done:
+            packed.append(pack("ZREM", self.keys.index, *done))
+        replies = await self._transaction(packed)
+        return sum(min(count, replies[2 * i]) for i, (_, count, _) in enumerate(settled))
+
+    async def _transaction(self, packed: list[bytes]) -> list[Any]:
+        """The replies to what stands between MULTI (the first of ``packed``) and EXEC."""
+        packed.append(pack("EXEC"))
+        replies, error = await self._link.exchange(b"".join(packed), len(packed), ANSWER)
+        if error is not None:
+            raise error
+        # An error while queueing says more than the EXECABORT that follows from it.
+        answer: list[Any] = replies[-1] if isinstance(replies[-1], list) else []
+        for reply in [*replies, *answer]:
+            if isinstance(reply, ReplyError):
+                raise await self._link.explain(reply)
+        return answer

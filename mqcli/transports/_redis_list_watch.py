@@ -54,7 +54,6 @@ class WatchFeed(Feed):
     async def start(self) -> None:
         """Connect; what stands in the list now counts as seen, but for the last N asked for."""
         await self._link.open()
-        await self._send(pack("WATCH", self._key), 1)
         values = await self._read(max(self._back, _WINDOWS[0]))
         self._remember(values)
         self._buffer = self._received(values[len(values) - min(self._back, len(values)) :])
@@ -107,23 +106,14 @@ class WatchFeed(Feed):
     async def _read(self, window: int) -> list[bytes]:
         """The newest values, oldest of them first."""
         first, last = (-window, -1) if self._newest == "right" else (0, window - 1)
-        packed = b"".join(
-            [
-                pack("UNWATCH"),
-                pack("MULTI"),
-                pack("LLEN", self._key),
-                pack("LRANGE", self._key, first, last),
-                pack("EXEC"),
-                # In the same packet, so that no other client's command comes between.
-                pack("WATCH", self._key),
-            ]
+        # WATCH comes first: what changes behind it is found by the next look.
+        packed = (
+            pack("WATCH", self._key)
+            + pack("LLEN", self._key)
+            + pack("LRANGE", self._key, first, last)
         )
-        answer = (await self._send(packed, 6))[4]
-        for reply in answer:
-            if isinstance(reply, ReplyError):
-                raise await self._link.explain(reply)
-        self._length = answer[0]
-        values: list[bytes] = answer[1]
+        values: list[bytes]
+        _, self._length, values = await self._send(packed, 3)
         return values if self._newest == "right" else values[::-1]
 
     async def _look(self) -> None:
