@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Protocol
 
 import msgspec
@@ -12,9 +14,28 @@ from ..client import Client
 from ..errors import ExitCode, InputError, MqcliError, gravest
 from ..message import Message
 from ..publisher import Counts, Publisher
+from ..transport import Inspects
 from .stop import Stop, Stopped
+from .streams import ByteSource
 
-__all__ = ["Decoder", "PublishReport", "decoded", "publish"]
+__all__ = [
+    "BadInput",
+    "Batch",
+    "Decoder",
+    "File",
+    "Given",
+    "PublishReport",
+    "Source",
+    "decoded",
+    "exists",
+    "new_report",
+    "publish",
+    "ready",
+    "refuse_flags",
+    "run",
+]
+
+_KEPT = 5
 
 
 class Decoder(Protocol):
@@ -31,7 +52,61 @@ class Decoder(Protocol):
 
 
 class Source(Protocol):
+    name: str
+
     async def read(self) -> bytes: ...
+
+
+class Given:
+    """Bytes that are there, as a source."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._rest, self.name = data, name
+
+    async def read(self) -> bytes:
+        data, self._rest = self._rest, b""
+        return data
+
+
+class File:
+    """A file that is opened when its turn comes, or a descriptor that is open already."""
+
+    def __init__(self, file: str | int) -> None:
+        self._file = file
+        self._source: ByteSource | None = None
+        self.name = file if isinstance(file, str) else "standard input"
+
+    async def read(self) -> bytes:
+        """Raises InputError."""
+        if self._source is None:
+            if isinstance(self._file, str):
+                self._file = await self._open(self._file)
+            self._source = ByteSource(self._file, self.name)
+        data = await self._source.read()
+        if not data and isinstance(self._file, int) and self._file > 2:
+            os.close(self._file)
+        return data
+
+    async def _open(self, file: str) -> int:
+        try:
+            # In a thread, for a named pipe waits for its writer.
+            return await asyncio.to_thread(os.open, file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise InputError("cannot read", where=file, why=exc.strerror or str(exc)) from exc
+
+
+class BadInput:
+    """How many records could not be messages, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[InputError] = []
+
+    def add(self, error: InputError) -> None:
+        """For a decoder's ``on_bad``."""
+        self.count += 1
+        if len(self.first) < _KEPT:
+            self.first.append(error)
 
 
 class Batch(msgspec.Struct):
@@ -48,9 +123,8 @@ class PublishReport(msgspec.Struct):
     counts: Counts
     errors: list[str]
     codes: set[ExitCode]
-    bad: int = 0
+    bad: BadInput
     """Input records that were skipped."""
-    bad_errors: list[str] = []
     error: MqcliError | None = None
     """What ended it before the input did."""
     stopped: ExitCode | None = None
@@ -63,7 +137,7 @@ class PublishReport(msgspec.Struct):
             codes.add(self.error.exit_code)
         if self.stopped is not None:
             codes.add(self.stopped)
-        if self.counts.unknown or self.counts.too_few_receivers or self.bad:
+        if self.counts.unknown or self.counts.too_few_receivers or self.bad.count:
             codes.add(ExitCode.NOT_ALL)
         return gravest(codes)
 
@@ -76,12 +150,49 @@ async def decoded(sources: Sequence[Source], make: Callable[[], Decoder]) -> Asy
         while data := await source.read():
             if messages := decoder.feed(data):
                 yield Batch(messages, decoder.plain, len(data))
-            if decoder.error is not None:
-                raise decoder.error
+            _check(decoder, source)
         if messages := decoder.finish():
             yield Batch(messages, decoder.plain)
-        if decoder.error is not None:
-            raise decoder.error
+        _check(decoder, source)
+
+
+def _check(decoder: Decoder, source: Source) -> None:
+    if decoder.error is not None:
+        decoder.error.where = decoder.error.where or source.name
+        raise decoder.error
+
+
+async def ready(
+    messages: Sequence[Message], then: AsyncIterator[Batch] | None = None
+) -> AsyncIterator[Batch]:
+    """Messages that are there already, then the rest."""
+    if messages:
+        yield Batch(messages)
+    if then is not None:
+        async for batch in then:
+            yield batch
+
+
+async def run(
+    publisher: Publisher,
+    batches: AsyncIterator[Batch],
+    stop: Stop,
+    report: PublishReport,
+    prepare: Callable[[], Awaitable[None]],
+) -> None:
+    """``prepare``, open the publisher, ``publish``, close it. Does not raise for what went wrong:
+    the report says it."""
+    async with AsyncExitStack() as stack:
+        try:
+            await prepare()
+            await stop.guard(stack.enter_async_context(publisher))
+        except Stopped:
+            report.stopped = stop.reason
+            return
+        except MqcliError as exc:
+            report.error = exc
+            return
+        await publish(publisher, batches, stop, report)
 
 
 async def publish(
@@ -144,9 +255,16 @@ async def _finish(publisher: Publisher, stop: Stop, report: PublishReport) -> No
         await publisher.abandon()
 
 
-def new_report(publisher: Publisher) -> PublishReport:
+def new_report(publisher: Publisher, bad: BadInput) -> PublishReport:
     """A report that shares the publisher's account, so that it is right at every moment."""
-    return PublishReport(publisher.counts, publisher.errors, publisher.codes)
+    return PublishReport(publisher.counts, publisher.errors, publisher.codes, bad)
+
+
+async def exists(client: Client) -> bool | None:
+    """Whether the destination is there; None where that cannot be known."""
+    if not client.supports(Inspects) or client.traits().missing == "undetectable":
+        return None
+    return await client.once(Inspects, lambda transport: transport.exists())
 
 
 def refuse_flags(client: Client, template: Message) -> str | None:

@@ -1,0 +1,79 @@
+"""``-H NAME=VALUE`` and ``-H NAME:TYPE=VALUE``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from ..errors import UsageError
+from ..message import Header, Headers, HeaderTag
+
+__all__ = ["parse_headers"]
+
+_TYPES = frozenset({*get_args(HeaderTag), "bool"})
+
+
+def parse_headers(texts: Sequence[str]) -> Headers:
+    """The headers as typed. What stands behind the last colon of a name is a type only where it is
+    one of the envelope's, or ``bool``. Raises UsageError."""
+    return tuple(_parse(text) for text in texts)
+
+
+def _parse(text: str) -> Header:
+    left, equals, value = text.partition("=")
+    if not equals or not left:
+        raise UsageError(f"-H {text} is not NAME=VALUE")
+    name, _, type_ = left.rpartition(":")
+    if not name or type_ not in _TYPES:
+        return _text(left), _text(value)
+    from ..formats.tagged import headers_from_json
+
+    try:
+        ((_, typed),) = headers_from_json([["", _json(type_, value)]])
+    except ValueError as exc:
+        raise UsageError(f"-H {text}: the value does not fit", why=str(exc)) from exc
+    return _text(name), typed
+
+
+def _text(text: str) -> str | bytes:
+    """``text``, or its bytes where they are not UTF-8."""
+    try:
+        data = os.fsencode(text)
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _json(type_: str, value: str) -> Any:
+    """What the envelope has for it. Raises ValueError."""
+    match type_:
+        case "bool":
+            if value not in ("true", "false"):
+                raise ValueError("a bool is true or false")
+            return value == "true"
+        case "f32" | "f64":
+            return {"t": type_, "v": value if value in ("nan", "inf", "-inf") else float(value)}
+        case "time":
+            from ..position import parse_time
+
+            try:
+                seconds = int(value)
+            except ValueError:
+                seconds = parse_time(value) // 1000
+            return {"t": type_, "v": seconds}
+        case "null":
+            if value:
+                raise ValueError("a null has no value; write NAME:null=")
+            return {"t": type_}
+        case "table" | "list":
+            import msgspec
+
+            try:
+                return {"t": type_, "v": msgspec.json.decode(value)}
+            except msgspec.DecodeError as exc:
+                raise ValueError(f"not JSON: {exc}") from None
+        case "bytes" | "decimal":
+            return {"t": type_, "v": value}
+        case _:
+            return {"t": type_, "v": int(value)}

@@ -1,0 +1,260 @@
+"""What consume and tail share: their flags understood, their output, their last line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from ..client import Client, Limits
+from ..errors import ExitCode, NotFound, UsageError
+from ..formats import Encoder, OutputFormat, make_encoder
+from ..message import Received
+from ..operations.read import ReadReport, Wanted
+from ..operations.stop import Stop, Stopped
+from ..position import END, Start, parse_range
+from ..reader import OnGap
+from ..transport import Gap, Span
+from .common import Flags, seconds, some_seconds
+from .env import Env
+from .shell import shown, trace
+
+__all__ = ["Listener", "Reading", "ReadingFlags", "ended", "summary", "understand"]
+
+
+class ReadingFlags(Flags):
+    """Which messages, when to end, how they are written."""
+
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-c", min=1, metavar="N", help="Stop after N delivered messages."),
+    ] = None
+    end: Annotated[
+        bool, typer.Option("--end", "-e", help="Stop at the end that stood when reading began.")
+    ] = False
+    last: Annotated[
+        int | None,
+        typer.Option("--last", "-n", min=0, metavar="N", help="The last N first (as --from -N)."),
+    ] = None
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="START",
+            help="beginning, end, +N, -N, a position, @TIME, or a range A..B.",
+        ),
+    ] = None
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="STOP", help="Stop before this; as START.")
+    ] = None
+    output: Annotated[
+        Literal["auto", "value", "raw", "json", "hex"],
+        typer.Option("--output", "-o", metavar="FORMAT", help="auto, value, raw, json or hex."),
+    ] = "auto"
+    embed_json: Annotated[
+        bool, typer.Option("--embed-json", help="With -o json: values that are JSON as such.")
+    ] = False
+    nul: Annotated[
+        bool, typer.Option("--nul", help="End each value with a NUL byte, not a newline.")
+    ] = False
+    delimiter: Annotated[
+        str | None,
+        typer.Option("--delimiter", "-D", metavar="TEXT", help="What ends each value."),
+    ] = None
+    idle: Annotated[
+        str | None, typer.Option("--idle", metavar="T", help="Stop when nothing came for so long.")
+    ] = None
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the destination to appear.")] = (
+        False
+    )
+    on_gap: Annotated[
+        OnGap | None,
+        typer.Option(
+            "--on-gap",
+            metavar="ACTION",
+            help="Where messages may have passed unseen: report, fail, earliest or latest.",
+        ),
+    ] = None
+    reconnect_for: Annotated[
+        str, typer.Option("--reconnect-for", metavar="T", help="How long to try a lost broker.")
+    ] = "60s"
+
+
+class Reading(msgspec.Struct):
+    """The flags of reading, understood: what to read, when to end, how to write it."""
+
+    span: Span
+    until: Wanted
+    on_gap: OnGap
+    limits: Limits
+    encoder: Encoder
+    json: bool
+
+    @property
+    def bulk(self) -> bool:
+        """Many messages may come."""
+        return self.until.count is None or self.until.count > 1000
+
+
+def understand(env: Env, flags: ReadingFlags) -> Reading:
+    """Raises UsageError for what cannot be meant together."""
+    if flags.last is not None and flags.from_:
+        raise UsageError("--last says where to start, and so does --from", hint="give one of them")
+    if flags.end and flags.to is not None:
+        raise UsageError("--end says where to stop, and so does --to", hint="give one of them")
+    start, stop = _places(flags.from_ or [], flags.to)
+    if flags.last is not None:
+        start = Start("last", count=flags.last)
+    if flags.end:
+        if stop is not None:
+            raise UsageError("--end says where to stop, and so does the range", hint="give one")
+        stop = END
+    idle = seconds("--idle", flags.idle)
+    if idle == 0:
+        raise UsageError("--idle must be longer than 0")
+    encoder, json = _encoder(env, flags)
+    return Reading(
+        Span(start, stop),
+        Wanted(flags.count, stop is not None, idle),
+        flags.on_gap or ("fail" if flags.end else "report"),
+        Limits(reconnect_for=some_seconds("--reconnect-for", flags.reconnect_for)),
+        encoder,
+        json,
+    )
+
+
+def _places(from_: list[str], to: str | None) -> tuple[Start | None, Start | None]:
+    flag = "--from"
+    try:
+        parse_range(from_)
+        flag = "--to"
+        return parse_range(from_, to)
+    except UsageError as exc:
+        raise UsageError(f"{flag}: {exc.what}", why=exc.why, hint=exc.hint) from None
+
+
+class _Shown(Encoder):
+    """Values on a terminal: they cannot drive it."""
+
+    def __init__(self, inner: Encoder) -> None:
+        self._inner = inner
+
+    def encode(self, messages: Sequence[Received]) -> list[bytes]:
+        from ..formats.escaping import escape
+
+        return [escape(c, keep_newlines=True).encode() for c in self._inner.encode(messages)]
+
+
+def _encoder(env: Env, flags: ReadingFlags) -> tuple[Encoder, bool]:
+    """The encoder of the output, and whether it writes JSON."""
+    if flags.nul and flags.delimiter is not None:
+        raise UsageError("--nul and --delimiter both say what ends a value", hint="give one")
+    end = b"\0" if flags.nul else b"\n"
+    if flags.delimiter is not None:
+        from ..formats.framing import parse_delimiter
+
+        end = parse_delimiter(flags.delimiter)
+    name: OutputFormat = "value"
+    if flags.output != "auto":
+        name = flags.output
+    elif env.stdout_tty and end == b"\n":
+        # Who says how values end wants values, on a terminal too.
+        name = "terminal"
+    encoder = make_encoder(
+        name,
+        embed_json=flags.embed_json,
+        delimiter=end,
+        colour=env.color,
+        width=shutil.get_terminal_size().columns if env.stdout_tty else 80,
+    )
+    if env.stdout_tty and name in ("value", "raw"):
+        encoder = _Shown(encoder)
+    return encoder, name == "json"
+
+
+class Listener:
+    """Tells on stderr what happens beside the messages."""
+
+    def __init__(self, env: Env, json: bool) -> None:
+        self._env, self._json = env, json
+
+    def gap(self, gap: Gap) -> None:
+        """A JSON line under ``-o json``, else a line of text; ``--quiet`` does not hide it."""
+        if self._json:
+            from ..formats.envelope_writer import encode_gap
+
+            self._env.raw(encode_gap(gap).decode())
+            return
+        self._env.error(f"mqcli: GAP: {shown(gap_text(gap))}")
+
+    def note(self, text: str) -> None:
+        self._env.say(f"mqcli: {shown(text)}")
+
+
+def gap_text(gap: Gap) -> str:
+    """The gap in words."""
+    from ..formats.rfc3339 import format_ms
+
+    parts = [f"messages of {gap.source} may have passed unseen"]
+    if gap.since_ms is not None and gap.until_ms is not None:
+        parts.append(f"from {format_ms(gap.since_ms)} to {format_ms(gap.until_ms)}")
+    if gap.after is not None:
+        parts.append(f"behind {gap.after}")
+    if gap.before is not None:
+        parts.append(f"before {gap.before}")
+    if gap.count is not None:
+        parts.append(f"{gap.count} of them")
+    return f"{', '.join(parts)}: {gap.reason}"
+
+
+async def await_destination(client: Client, stop: Stop) -> None:
+    """Return when it exists. Raises NotFound at the time limit, Stopped, Unsupported."""
+    try:
+        await stop.guard(client.wait_until_there(None))
+    except Stopped:
+        if stop.reason is ExitCode.TIME_LIMIT:
+            raise NotFound("did not appear in time", where=client.where) from None
+        raise
+
+
+def ended(env: Env, report: ReadReport, where: str, *, acks: bool) -> int:
+    """Say how reading ended; its exit code."""
+    code = report.exit_code
+    if report.output_closed:
+        done = f", {report.settled} of them acknowledged" if acks else ""
+        env.say(
+            f"mqcli: the reader of standard output went away: {_messages(report.delivered)} from"
+            f" {where} written{done}; the last may not have been read"
+        )
+    if report.error is not None:
+        trace(env, report.error)
+        env.error(f"mqcli: {shown(report.error)}")
+    text = f"mqcli: {summary(report, where, acks=acks)}"
+    if code not in (ExitCode.OK, ExitCode.TIME_LIMIT) or report.late:
+        env.error(text)
+    elif not report.output_closed:
+        (env.say if env.stderr_tty or code else env.detail)(text)
+    return code
+
+
+def summary(report: ReadReport, where: str, *, acks: bool) -> str:
+    """All the counts."""
+    parts = [f"{_messages(report.delivered)} from {where} written"]
+    if acks:
+        parts.append(f"{report.settled - report.late} acknowledged")
+        if report.late:
+            parts.append(f"{report.late} too late, so that they will be delivered again")
+        if report.given_back:
+            parts.append(f"{report.given_back} given back")
+    if report.gaps:
+        parts.append(f"{report.gaps} gap{'s' if report.gaps != 1 else ''}")
+    if report.reconnects:
+        parts.append(f"reconnected {report.reconnects} times")
+    return ", ".join(parts)
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s' if count != 1 else ''}"

@@ -1,0 +1,69 @@
+"""``mqcli tail``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import MqcliError
+from ..operations.read import ReadReport
+from ..operations.stop import Stop, Stopped
+from ..operations.streams import ByteSink
+from ..operations.tail import tail
+from . import reading as r
+from .common import Common, complete_address, verb
+from .env import Env
+from .running import run
+
+
+@verb
+def main(
+    env: Env,
+    common: Common,
+    addresses: Annotated[
+        list[str],
+        typer.Argument(metavar="ADDRESS...", show_default=False, autocompletion=complete_address),
+    ],
+    reading: r.ReadingFlags,
+) -> int:
+    """Watch one or more ADDRESSes, from now on, and take nothing from anyone.
+
+    What several of them see is merged in one view, as it arrives.
+    """
+    wanted = r.understand(env, reading)
+    env.require_stdout()
+    clients = common.clients(env, addresses, wanted.limits)
+    # What one reader alone may fetch is bounded; of several nobody knows who will deliver.
+    limit = wanted.until.count if len(clients) == 1 else None
+    readers = [client.tail(wanted.span, limit, wanted.on_gap) for client in clients]
+    where = clients[0].where if len(clients) == 1 else f"{len(clients)} addresses"
+    report = ReadReport()
+
+    async def work(stop: Stop) -> int:
+        try:
+            if reading.wait:
+                for client in clients:
+                    await r.await_destination(client, stop)
+            await tail(
+                readers,
+                ByteSink(1),
+                wanted.encoder,
+                wanted.until,
+                stop,
+                r.Listener(env, wanted.json),
+                report,
+            )
+        except Stopped:
+            report.stopped = stop.reason
+        except MqcliError as exc:
+            report.error = exc
+        return r.ended(env, report, where, acks=False)
+
+    return run(
+        env,
+        common.timeout,
+        work,
+        bulk=wanted.bulk,
+        last_words=lambda: r.summary(report, where, acks=False),
+    )
