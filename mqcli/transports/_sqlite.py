@@ -1,0 +1,472 @@
+"""The file of the embedded broker: recognised before it is opened, made at one stroke, and opened.
+
+A file that is not ours, is damaged, or is of a newer format is told by plain reading, before SQLite
+would put its ``-wal`` and ``-shm`` beside it. A new file is built under another name and then
+linked to its own, so that nobody ever sees half of one, and of two that make it at the same moment
+one wins. The rows in it are the business of ``_sqlite_log`` and ``_sqlite_groups``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote_from_bytes
+
+import msgspec
+from msgspec import Meta
+
+from ..errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConnectionLost,
+    MqcliError,
+    NotFound,
+    Refused,
+    TryAgainLater,
+    UsageError,
+)
+from ..options import Duration
+from ..transport import Broker, Entry, Target
+
+APPLICATION_ID = 0x6D71636C
+"""``mqcl``, in the header of every file of ours."""
+FORMAT = 1
+"""``user_version``: a file of a higher one is refused."""
+_OLDEST_SQLITE = (3, 32, 0)  # 32,766 parameters in a statement
+_CHECKPOINT_PAGES = 4000  # 16 MB of WAL: a fifth of the default's fsyncs while publishing in bulk
+
+_SCHEMA = """
+CREATE TABLE topics (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name NOT NULL UNIQUE,
+    first INTEGER NOT NULL DEFAULT 0, next INTEGER NOT NULL DEFAULT 0,
+    largest INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
+    max_messages INTEGER, max_age_ms INTEGER);
+CREATE TABLE segments (
+    topic_id INTEGER NOT NULL, number INTEGER NOT NULL, high_ms INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, PRIMARY KEY (topic_id, number)) WITHOUT ROWID;
+CREATE TABLE groups (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic_id INTEGER NOT NULL, name NOT NULL,
+    position INTEGER NOT NULL, UNIQUE (topic_id, name));
+CREATE TABLE consumers (
+    id INTEGER PRIMARY KEY, group_id INTEGER NOT NULL, renewed_ms INTEGER NOT NULL,
+    lease_ms INTEGER NOT NULL);
+CREATE INDEX consumers_of_group ON consumers (group_id);
+CREATE TABLE pending (
+    group_id INTEGER NOT NULL, first INTEGER NOT NULL, until INTEGER NOT NULL, consumer INTEGER,
+    deliveries INTEGER NOT NULL, PRIMARY KEY (group_id, first)) WITHOUT ROWID;
+CREATE INDEX returned ON pending (group_id, first) WHERE consumer IS NULL;
+"""
+
+T = TypeVar("T")
+
+
+class SqliteConnection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of the file as a whole."""
+
+    lock_timeout: Annotated[
+        Duration,
+        Meta(description="how long to wait for a lock that another process holds on the file"),
+    ] = Duration(10)
+
+
+class FateUnknown(BrokerUnavailable):
+    """Committing failed in a way that leaves open what a later reader of the file will find."""
+
+
+def stored_name(name: str) -> str | bytes:
+    """A topic's or group's name as it stands in the file: text, or a blob where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape")
+    return name
+
+
+def shown_name(name: str | bytes) -> str:
+    """The inverse of :func:`stored_name`."""
+    return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
+
+
+class File:
+    """The path of one target and what is known of the file there. Making one opens nothing."""
+
+    def __init__(self, target: Target) -> None:
+        assert target.address.broker is not None
+        self.where = target.where
+        self.lock_timeout = float(target.connection.lock_timeout)
+        name = target.address.broker.file
+        if not name or "\0" in name:
+            raise UsageError("the address names no file", where=self.where)
+        self.path = Path.cwd() / name
+
+    def missing(self) -> NotFound:
+        return NotFound(
+            "there is no such file",
+            where=self.where,
+            hint="publishing to a topic makes it, and so does mqcli create",
+        )
+
+    def identity(self) -> tuple[int, int] | None:
+        """What tells this file from another of the same name; None when it is gone."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def examine(self) -> bool:
+        """Whether it is there; it is only read. Raises UsageError for what is not ours,
+        BrokerUnavailable for what is damaged or newer, AccessDenied, and NotFound for a missing
+        directory."""
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise BrokerUnavailable(
+                f"SQLite {sqlite3.sqlite_version} is too old",
+                where=self.where,
+                hint=f"the embedded broker needs {'.'.join(map(str, _OLDEST_SQLITE))} or newer",
+            )
+        try:
+            # Looking first keeps us from opening a FIFO, which would wait for a writer.
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise self._foreign("it is not a regular file")
+            quiet = not self._wal_bytes()
+            with self.path.open("rb", buffering=0) as file:
+                head, size = file.read(100), os.fstat(file.fileno()).st_size
+            why = self._damage(head, size)
+            # With a WAL beside it, before or after, the file alone says little: SQLite will tell.
+            if why and quiet and not self._wal_bytes():
+                raise self._damaged(why)
+            return True
+        except FileNotFoundError:
+            if self.path.parent.is_dir():
+                return False
+            raise NotFound(f"there is no directory {self.path.parent}", where=self.where) from None
+        except OSError as exc:
+            raise self.failure(exc, "the file cannot be read") from exc
+
+    def _wal_bytes(self) -> int:
+        try:
+            return Path(f"{self.path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _damage(self, head: bytes, size: int) -> str:
+        """Why the file is damaged, or "". Raises for what is not ours or newer."""
+        if head[:16] != b"SQLite format 3\0":
+            raise self._foreign("it is empty" if not size else "it is no SQLite database")
+        if len(head) < 100:
+            return f"it ends after {size} bytes"
+        if int.from_bytes(head[68:72], "big") != APPLICATION_ID:
+            raise self._foreign("it is a database of another program")
+        self._check_format(int.from_bytes(head[60:64], "big"))
+        page = int.from_bytes(head[16:18], "big")
+        page = 65536 if page == 1 else page
+        pages = int.from_bytes(head[28:32], "big")
+        if page < 512 or page & (page - 1):
+            return f"its header says that a page has {page} bytes"
+        if head[24:28] == head[92:96] and pages * page > size:
+            return f"it should have {pages * page} bytes but ends after {size}"
+        return ""
+
+    def _check_format(self, found: int) -> None:
+        if found > FORMAT:
+            raise BrokerUnavailable(
+                "the file was written by a newer mqcli",
+                where=self.where,
+                why=f"its format is {found}, this one knows {FORMAT}",
+                hint="upgrade mqcli, or name another file",
+            )
+
+    def _foreign(self, why: str) -> UsageError:
+        hint = "remove it first" if why == "it is empty" else "name another file"
+        return UsageError(
+            "this is not a file of the embedded broker", where=self.where, why=why, hint=hint
+        )
+
+    def _damaged(self, why: str) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            "the file is damaged",
+            where=self.where,
+            why=why,
+            hint="restore a copy; what is readable: sqlite3 FILE .recover",
+        )
+
+    def failure(self, exc: OSError | sqlite3.Error, what: str) -> MqcliError:
+        """The error to raise ``from exc``; the most specific class that fits."""
+        if isinstance(exc, OSError):
+            kind: type[MqcliError] = {
+                errno.EACCES: AccessDenied, errno.EPERM: AccessDenied, errno.ENOENT: NotFound,
+                errno.ENOSPC: TryAgainLater, errno.EDQUOT: TryAgainLater,
+                errno.EROFS: TryAgainLater, errno.ENOTDIR: UsageError, errno.ELOOP: UsageError,
+                errno.ENAMETOOLONG: UsageError,
+            }.get(exc.errno or 0, BrokerUnavailable)  # fmt: skip
+            return kind(what, where=self.where, why=exc.strerror or str(exc))
+        code = getattr(exc, "sqlite_errorcode", None)
+        if code is None:
+            return ConnectionLost("the file is closed", where=self.where, why=str(exc))
+        why = str(exc)
+        match code & 0xFF:
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                hint = "-O lock_timeout= says how long to wait"
+                return TryAgainLater(
+                    "another process keeps the file locked", where=self.where, why=why, hint=hint
+                )
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return self._damaged(why)
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_NOMEM:
+                return TryAgainLater(what, where=self.where, why=why)
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+                if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+                    return TryAgainLater(what, where=self.where, why=why)
+                return AccessDenied(what, where=self.where, why=why)
+            case sqlite3.SQLITE_CANTOPEN:
+                if self.identity() is None:
+                    return self.missing()
+                hint = "SQLite keeps a -wal and a -shm beside it: the directory must be writable"
+                return AccessDenied(what, where=self.where, why=why, hint=hint)
+            case sqlite3.SQLITE_TOOBIG:
+                return Refused(what, where=self.where, why=why)
+        return BrokerUnavailable(what, where=self.where, why=why)
+
+    @contextmanager
+    def mapped(self, what: str) -> Iterator[None]:
+        """Errors of the system and of SQLite become ours within."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as exc:
+            raise self.failure(exc, what) from exc
+
+    def create(self) -> None:
+        """Make it, with mode 0600, unless it is there. Raises as :meth:`examine`."""
+        import tempfile
+
+        if self.examine():
+            return
+        if self._wal_bytes() and not self.examine():
+            raise BrokerUnavailable(
+                f"{self.path.name}-wal is left of a file that is gone",
+                where=self.where,
+                why="a new file would take its pages for its own",
+                hint="put the old file back, or remove the -wal",
+            )
+        with self.mapped("the file cannot be made"):
+            handle, name = tempfile.mkstemp(".new", f".{self.path.name}.", self.path.parent)
+            os.close(handle)
+            try:
+                with closing(sqlite3.connect(name, isolation_level=None)) as connection:
+                    connection.execute("PRAGMA page_size = 4096")
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
+                    connection.executescript(_SCHEMA)
+                with suppress(FileExistsError):
+                    self._place(name)
+            finally:
+                with suppress(FileNotFoundError):
+                    Path(name).unlink()
+        deadline = time.monotonic() + 1.0
+        while not self.path.stat().st_size and time.monotonic() < deadline:
+            time.sleep(0.005)  # the winner, on a file system without links, is about to fill it
+        self.examine()
+
+    def _place(self, name: str) -> None:
+        try:
+            os.link(name, self.path)
+        except FileExistsError:
+            raise
+        except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+                raise
+            # No hard links here (FAT): who makes the empty file wins the right to replace it.
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            Path(name).replace(self.path)
+
+    def connect(self, wait: float) -> sqlite3.Connection:
+        """An open connection in autocommit mode, its schema read. ``wait`` are the seconds that
+        SQLite may block this thread for a lock. Raises sqlite3.Error, BrokerUnavailable."""
+        url = "file://" + quote_from_bytes(os.fsencode(self.path)) + "?mode=rw"
+        connection = sqlite3.connect(url, timeout=wait, isolation_level=None, uri=True)
+        try:
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            self._check_format(found)
+            connection.execute("SELECT id FROM topics WHERE id = 0").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def reader(self) -> sqlite3.Connection:
+        """A connection for reading on the event loop's own thread.
+
+        Reading a WAL waits for nobody, and SQLite hands over a row at a time, which in a second
+        thread would cost a switch of threads for each. Only opening can meet a lock: while the
+        last user of the file closes it. Raises NotFound where the file is missing.
+        """
+        deadline = time.monotonic() + self.lock_timeout
+        while True:
+            if not self.examine():
+                raise self.missing()
+            try:
+                with self.mapped("the file cannot be opened"):
+                    connection = self.connect(0.1)
+                    connection.execute("PRAGMA query_only = 1")
+                    return connection
+            except TryAgainLater:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(0.01)
+
+
+class Writer:
+    """One thread with one connection, through which a transport writes, in order of submission.
+
+    Nothing starts before the first piece of work. A cancelled caller changes nothing in the file:
+    work that has begun is finished, work that has not is left out.
+    """
+
+    def __init__(self, file: File, sync: Literal["normal", "full"]) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._file, self._sync = file, sync
+        self._pool = ThreadPoolExecutor(1, "mqcli-sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._closing = False
+
+    def submit(
+        self, work: Callable[[sqlite3.Connection], T], wait: float, *, create: bool = False
+    ) -> asyncio.Future[T]:
+        """The result of ``work`` in one transaction, for which the lock is awaited up to ``wait``
+        seconds. After an error nothing of it is stored, except after FateUnknown."""
+        if self._closing:
+            raise ConnectionLost("the file is closed", where=self._file.where)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._pool, self._work, work, wait, create)
+
+    def _work(self, work: Callable[[sqlite3.Connection], T], wait: float, create: bool) -> T:
+        with self._file.mapped("the file cannot be written"):
+            deadline = time.monotonic() + wait
+            connection = self._connection or self._open(wait, create)
+            if self._file.identity() != self._identity:
+                raise ConnectionLost("the file was removed or replaced", where=self._file.where)
+            self._begin(connection, deadline)
+            try:
+                result = work(connection)
+                self._commit(connection)
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+                raise FateUnknown(
+                    "committing failed", where=self._file.where, why=str(exc)
+                ) from exc
+            raise
+
+    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
+        """SQLite's own waiting sleeps up to 100 ms between looks, which starves a small writer
+        beside a busy one; and it could not be ended by closing."""
+        pause = 0.0005
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                busy = exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or self._closing or time.monotonic() >= deadline:
+                    raise
+            time.sleep(pause * random.random())
+            pause = min(pause * 1.5, 0.01)
+
+    def _open(self, wait: float, create: bool) -> sqlite3.Connection:
+        if not self._file.examine():
+            if not create:
+                raise self._file.missing()
+            self._file.create()
+        identity = self._file.identity()
+        connection = self._file.connect(wait)
+        try:
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute(f"PRAGMA synchronous = {self._sync}")
+            connection.execute(f"PRAGMA fullfsync = {int(self._sync == 'full')}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._identity = connection, identity
+        return connection
+
+    async def aclose(self) -> None:
+        """Close behind the work already submitted, which no longer waits for locks. Safe twice."""
+        if self._closing:
+            return
+        self._closing = True
+        closed = asyncio.get_running_loop().run_in_executor(self._pool, self._close)
+        self._pool.shutdown(wait=False)
+        await asyncio.shield(closed)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class SqliteBroker(Broker):
+    """The embedded broker as a whole: one file."""
+
+    Connection = SqliteConnection
+
+    async def open(self) -> None:
+        """Reads the header of the file. Raises NotFound where it is missing, and what
+        ``File.examine`` raises."""
+        self._file = File(self.target)
+        if not self._file.examine():
+            raise self._file.missing()
+
+    async def aclose(self) -> None:
+        """Nothing stays open between the calls."""
+
+    async def ping(self) -> dict[str, Any]:
+        """Opens the file and reads from it."""
+        with (
+            self._file.mapped("the file cannot be read"),
+            closing(await self._file.reader()) as reader,
+        ):
+            ((topics,),) = reader.execute("SELECT count(*) FROM topics")
+            ((mode,),) = reader.execute("PRAGMA journal_mode")
+        return {
+            "broker": f"embedded, SQLite {sqlite3.sqlite_version}",
+            "file": str(self._file.path),
+            "format": FORMAT,
+            "journal": mode,
+            "topics": topics,
+        }
+
+    async def ls(self, kind: str | None) -> Sequence[Entry]:
+        """All topics, with the number of messages each keeps."""
+        if kind not in (None, "topic"):
+            return []
+        with (
+            self._file.mapped("the file cannot be read"),
+            closing(await self._file.reader()) as reader,
+        ):
+            rows = reader.execute("SELECT name, next - first FROM topics").fetchall()
+        return sorted(
+            (Entry("topic", shown_name(name), count) for name, count in rows),
+            key=lambda entry: entry.name,
+        )
