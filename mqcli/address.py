@@ -58,6 +58,11 @@ def _hide(text: str) -> str:
     return _SECRET_PARAMETER.sub(rf"\1{MASK}", text)
 
 
+def is_secret(name: str) -> bool:
+    """Whether the parameter or option of this name holds what must not be shown."""
+    return bool(_SECRET.search(name))
+
+
 @contextmanager
 def _told(text: str) -> Iterator[None]:
     try:
@@ -90,7 +95,7 @@ def encode(name: str, also_safe: str = "") -> str:
 
 def _query_text(query: tuple[tuple[str, str], ...], masked: bool) -> str:
     pairs = (
-        f"{encode(name)}={MASK if masked and _SECRET.search(name) else encode(value, '/:')}"
+        f"{encode(name)}={MASK if masked and is_secret(name) else encode(value, '/:')}"
         for name, value in query
     )
     return "?" + "&".join(pairs) if query else ""

@@ -72,8 +72,10 @@ _GRAVEST_FIRST = (70, 130, 143, 74, 78, 2, 77, 66, 65, 75, 69, 124, 1, 0)
 
 
 def gravest(codes: Iterable[int]) -> ExitCode:
-    """The exit code that stands when several apply; ``OK`` when there is none."""
-    present = set(codes)
+    """The exit code that stands when several apply; ``OK`` when there is none.
+
+    Raises ValueError for a code that is none of ours."""
+    present = {ExitCode(code) for code in codes}
     return ExitCode(next((code for code in _GRAVEST_FIRST if code in present), 0))
 
 

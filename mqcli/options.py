@@ -10,11 +10,13 @@ A field that is a tuple may be given several times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from .address import is_secret
 from .errors import UsageError
 from .position import parse_duration
 
@@ -40,7 +42,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def _convert(kind: type, value: Any) -> Any:
     if kind is Duration and isinstance(value, str):
-        return Duration(parse_duration(value))
+        try:
+            return Duration(parse_duration(value))
+        except UsageError as exc:
+            raise ValueError(str(exc)) from exc
     raise ValueError(f"not a {kind.__name__}")
 
 
@@ -88,12 +93,20 @@ def parse_options(
         except msgspec.ValidationError as exc:
             why, _, path = str(exc).partition(" - at `$.")
             name = path.rstrip("`").partition("[")[0]
-            raise UsageError(
-                f"the option {name}={values.get(name)} does not fit" if name else "wrong options",
-                where=where,
-                why=why,
-            ) from exc
+            raise _misfit(name, values.get(name, ""), where, why) from exc
+        for name, text in values.items():
+            value = getattr(made[-1], fields[name][1].name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise _misfit(name, text, where, "not a number")
     return made
+
+
+def _misfit(name: str, text: Any, where: str, why: str) -> UsageError:
+    if not name:
+        return UsageError("wrong options", where=where, why=why)
+    if is_secret(name):
+        return UsageError(f"the option {name} does not fit", where=where)
+    return UsageError(f"the option {name}={text} does not fit", where=where, why=why)
 
 
 def _is_tuple(kind: Any) -> bool:

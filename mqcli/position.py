@@ -38,7 +38,12 @@ class Start(msgspec.Struct, frozen=True, gc=False):
             case "last":
                 return f"-{self.count}"
             case "time":
-                return f"@{self.ms:013d}"
+                if 0 <= self.ms < 10**13:
+                    return f"@{self.ms:013d}"
+                from datetime import UTC, datetime, timedelta
+
+                moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=self.ms)
+                return f"@{moment.isoformat(timespec='milliseconds')}"
             case "at" | "after":
                 return self.token
             case kind:
@@ -49,12 +54,14 @@ BEGINNING = Start("beginning")
 END = Start("end")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SIGNED = re.compile(r"[+-]\d{1,18}")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
+_SIGNED = re.compile(r"[+-]\d{1,18}", re.ASCII)
+_LONGEST = 1e10  # seconds: some 300 years, and every sum with a date still is one
 
 
 def parse_duration(text: str) -> float:
     """Seconds in ``250ms``, ``30s``, ``5m``, ``1h30m``, ``2d``; a unit is required, except for 0.
+    At most 300 years.
 
     Raises UsageError.
     """
@@ -66,7 +73,7 @@ def parse_duration(text: str) -> float:
             break
         total += float(part[1]) * _UNITS[part[2]]
         end = part.end()
-    if not text or end != len(text):
+    if not text or end != len(text) or total > _LONGEST:
         raise UsageError(
             f"{text!r} is not a duration", hint="write 250ms, 30s, 5m or 1h30m, with the unit"
         )
@@ -91,7 +98,9 @@ def parse_time(text: str, now_ms: int | None = None) -> int:
         from datetime import datetime, timedelta
 
         try:
-            moment = datetime.fromisoformat(text).astimezone()
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                moment = moment.astimezone()
         except (ValueError, OverflowError, OSError):
             pass
         else:
