@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from ..errors import BrokerUnavailable, MqcliError, TryAgainLater
+from ..errors import BrokerUnavailable, ConnectionLost, MqcliError, TryAgainLater
 from ..message import Received
 from ..transport import Feed, Target
 from ._redis import RedisLink, ReplyError, pack
@@ -18,6 +19,9 @@ T = TypeVar("T")
 
 _MOST = 10_000
 """Values taken by one step, so that other clients of the server never wait long."""
+
+_RESCUE = 2.0
+"""Seconds to give back by a new connection when the old one broke."""
 
 _LOOK = 1.0
 """Seconds that one wait on the server lasts: between two, leases that ran out are looked for."""
@@ -49,6 +53,8 @@ class TakingFeed(Feed):
         self._waiting_link: RedisLink | None = None
         self._waiting_id = 0
         self._look = _LOOK
+        self._unsure = False
+        """A step failed: the server may have done it, or do it still."""
         self._closed = False
         self.ended = self._left == 0
 
@@ -105,7 +111,11 @@ class TakingFeed(Feed):
     def _collect(self) -> None:
         step, self._step = self._step, None
         assert step is not None
-        found = step.result()
+        try:
+            found = step.result()
+        except BaseException:
+            self._unsure = True
+            raise
         self._buffer += found
         if self._left is not None:
             self._left -= len(found)
@@ -143,6 +153,8 @@ class TakingFeed(Feed):
         refuses to wait: nothing is pushed then."""
         if not isinstance(reply, ReplyError):
             return reply
+        if str(reply).startswith("UNBLOCKED"):  # the node is no longer the master
+            raise ConnectionLost("the wait was broken off", where=self._where, why=str(reply))
         error = await self._link.explain(reply)
         if not isinstance(error, TryAgainLater):
             raise error
@@ -167,9 +179,8 @@ class TakingFeed(Feed):
             await asyncio.wait((step,), timeout=0.05)
         step.cancel()
         await asyncio.wait((step,))
-        if not step.cancelled() and step.exception() is None:
+        with contextlib.suppress(MqcliError, asyncio.CancelledError):
             self._collect()
-        self._step = None
 
     @abstractmethod
     async def _give_back(self) -> None:
@@ -181,12 +192,29 @@ class TakingFeed(Feed):
         self._closed = True
         try:
             await self._settle_step()
-            await self._give_back()
+            try:
+                await self._give_back()
+            except BrokerUnavailable:
+                await self._give_back_anew()
         except BrokerUnavailable:
-            pass  # Nothing can be given back through a broken connection; the lease runs out.
+            pass  # The server is away: the leases run out, then the next consumer gives back.
         finally:
             if self._waiting_link is not None:
                 await self._waiting_link.aclose()
+
+    async def _give_back_anew(self) -> None:
+        """By a new connection, since often only ours was broken: nobody should have to wait for
+        the leases to run out."""
+        link = RedisLink(self._target, self._key)
+        try:
+            async with asyncio.timeout(_RESCUE):
+                await link.open()
+                self._link = link
+                await self._give_back()
+        except TimeoutError:
+            pass
+        finally:
+            await link.aclose()
 
     def _received(self, values: Sequence[bytes], tokens: Sequence[int]) -> list[Received]:
         where = self._where
@@ -338,12 +366,16 @@ class ReliableFeed(TakingFeed):
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))
+        self._moves.link = self._link
         async with self._settling:
+            if self._unsure:
+                # It may hold values whose reply was lost, or get one still: the lease stays.
+                await self._moves.give(self._spare, b"+" * _MOST, False)
+            elif self._registered:
+                await self._moves.forget([self._spare])
             for batch in reversed(self._batches):
                 await self._moves.give(batch.member, b"+" * batch.left(), True)
             self._batches = []
-            if self._registered:
-                await self._moves.forget([self._spare])
 
 
 class PopFeed(TakingFeed):
@@ -378,10 +410,16 @@ class PopFeed(TakingFeed):
 
     async def _give_back(self) -> None:
         values = [message.value or b"" for message in reversed(self._buffer)]
-        self._buffer = []
         if values:
             command = "LPUSH" if self._left_side else "RPUSH"
-            await self._link.call(command, self._key, *values, timeout=ANSWER)
+            # This raises when nothing was sent; otherwise a second push could duplicate.
+            packed = pack(command, self._key, *values)
+            replies, error = await self._link.exchange(packed, 1, ANSWER)
+            self._buffer = []
+            if error is not None:
+                raise error
+            if isinstance(replies[0], ReplyError):
+                raise await self._link.explain(replies[0])
 
 
 async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:

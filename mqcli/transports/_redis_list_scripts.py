@@ -16,7 +16,6 @@ are not permitted. The keys are documented for other clients in docs/redis-list.
 
 from __future__ import annotations
 
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
@@ -153,7 +152,7 @@ class Holder:
         import socket
 
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "-"
-        self._prefix = f"{side}:{host}:{os.getpid()}:{secrets.token_hex(6)}"
+        self._prefix = f"{side}:{host}:{os.getpid()}:{os.urandom(6).hex()}"
         self._count = 0
 
     def member(self) -> bytes:
@@ -168,7 +167,7 @@ class Moves(ABC):
     """Taking may leave a lease behind when nothing is there to take."""
 
     def __init__(self, link: RedisLink, keys: Keys, side: Side, lease: float) -> None:
-        self._link, self.keys, self._side = link, keys, side
+        self.link, self.keys, self._side = link, keys, side
         self._lease_ms = max(1, round(lease * 1000))
 
     @abstractmethod
@@ -198,7 +197,7 @@ class Moves(ABC):
     async def forget(self, members: Sequence[bytes]) -> None:
         """End the leases of members that hold nothing."""
         if members:
-            await self._link.call("ZREM", self.keys.index, *members, timeout=ANSWER)
+            await self.link.call("ZREM", self.keys.index, *members, timeout=ANSWER)
 
 
 class Scripts(Moves):
@@ -206,7 +205,7 @@ class Scripts(Moves):
     and no state of the server's script cache can matter."""
 
     async def _run(self, script: bytes, keys: Sequence[bytes], *args: Any) -> Any:
-        return await self._link.call("EVAL", script, len(keys), *keys, *args, timeout=ANSWER)
+        return await self.link.call("EVAL", script, len(keys), *keys, *args, timeout=ANSWER)
 
     async def keep(self, members: Sequence[bytes]) -> int:
         keys = self.keys
@@ -256,18 +255,18 @@ class Transactions(Moves):
     _fitting = 8
 
     async def keep(self, members: Sequence[bytes]) -> int:
-        seconds, micros = await self._link.call("TIME", timeout=ANSWER)
+        seconds, micros = await self.link.call("TIME", timeout=ANSWER)
         now = int(seconds) * 1000 + int(micros) // 1000
         deadline = now + self._lease_ms
         index = self.keys.index
         if members:
             scored = [part for member in members for part in (deadline, member)]
-            await self._link.call("ZADD", index, *scored, timeout=ANSWER)
-        over = await self._link.call("ZREVRANGEBYSCORE", index, now, "-inf", timeout=ANSWER)
+            await self.link.call("ZADD", index, *scored, timeout=ANSWER)
+        over = await self.link.call("ZREVRANGEBYSCORE", index, now, "-inf", timeout=ANSWER)
         packed = [pack("MULTI")]
         for member in over:
             held = self.keys.held(member)
-            count = await self._link.call("LLEN", held, timeout=ANSWER)
+            count = await self.link.call("LLEN", held, timeout=ANSWER)
             side = member.partition(b":")[0].upper()
             # One more than seen: it may have been handed to a waiting one just now.
             packed += [pack("LMOVE", held, self.keys.list, "RIGHT", side)] * (count + 1)
@@ -319,12 +318,12 @@ class Transactions(Moves):
     async def _transaction(self, packed: list[bytes]) -> list[Any]:
         """The replies to what stands between MULTI (the first of ``packed``) and EXEC."""
         packed.append(pack("EXEC"))
-        replies, error = await self._link.exchange(b"".join(packed), len(packed), ANSWER)
+        replies, error = await self.link.exchange(b"".join(packed), len(packed), ANSWER)
         if error is not None:
             raise error
         # An error while queueing says more than the EXECABORT that follows from it.
         answer: list[Any] = replies[-1] if isinstance(replies[-1], list) else []
         for reply in [*replies, *answer]:
             if isinstance(reply, ReplyError):
-                raise await self._link.explain(reply)
+                raise await self.link.explain(reply)
         return answer

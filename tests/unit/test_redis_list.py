@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from mqcli.address import parse_address
-from mqcli.errors import AccessDenied, Refused, TryAgainLater, Unsupported, UsageError
+from mqcli.errors import (
+    AccessDenied,
+    ConnectionLost,
+    Refused,
+    TryAgainLater,
+    Unsupported,
+    UsageError,
+)
 from mqcli.message import Message, Received
 from mqcli.position import Start
 from mqcli.registry import target
@@ -229,15 +236,17 @@ def test_the_limit_is_never_exceeded_in_what_is_held(redis: Redis, fresh: str, t
     push(redis, fresh, numbers(0, 10))
 
     async def one() -> None:
-        async with opened(redis.url, fresh, take=take) as transport:
-            async with feeding(transport, limit=1) as feed:
-                assert values(await feed.receive(10, REST, 1.0)) == [b"0"]
-                # Then N-1 are left, also while the feed goes on
-                assert await feed.receive(10, REST, 0.1) == ()
-                assert feed.ended
-                assert redis.cli("LLEN", fresh) == 9
-                if take == "reliable":
-                    assert await feed.ack([Received(b"0", token=0)]) == 1
+        async with (
+            opened(redis.url, fresh, take=take) as transport,
+            feeding(transport, limit=1) as feed,
+        ):
+            assert values(await feed.receive(10, REST, 1.0)) == [b"0"]
+            # Then N-1 are left, also while the feed goes on
+            assert await feed.receive(10, REST, 0.1) == ()
+            assert feed.ended
+            assert redis.cli("LLEN", fresh) == 9
+            if take == "reliable":
+                assert await feed.ack([Received(b"0", token=0)]) == 1
 
     run(one())
     assert standing(redis, fresh) == numbers(1, 10)
@@ -251,13 +260,15 @@ def test_closing_gives_back_in_order_what_was_not_acknowledged(
     push(redis, fresh, numbers(0, 30))
 
     async def take() -> None:
-        async with opened(redis.url, fresh, side=side) as transport:
-            async with feeding(transport) as feed:
-                # Given three batches, of which two messages are acknowledged
-                first = await feed.receive(5, REST, 1.0)
-                await feed.receive(5, REST, 1.0)
-                await feed.receive(5, REST, 1.0)
-                assert await feed.ack(first[:2]) == 2
+        async with (
+            opened(redis.url, fresh, side=side) as transport,
+            feeding(transport) as feed,
+        ):
+            # Given three batches, of which two messages are acknowledged
+            first = await feed.receive(5, REST, 1.0)
+            await feed.receive(5, REST, 1.0)
+            await feed.receive(5, REST, 1.0)
+            assert await feed.ack(first[:2]) == 2
 
     # When the feed closes
     run(take())
@@ -520,16 +531,18 @@ def test_a_sleeper_cannot_remove_what_was_given_back(redis: Redis, fresh: str) -
     os.kill(sleeper.pid, signal.SIGSTOP)
 
     async def take_over() -> None:
-        async with opened(redis.url, fresh, claim_after="1s") as transport:
-            async with feeding(transport) as feed:
-                found = await some(feed, 12)
-                assert values(found) == numbers(0, 12)
-                # When it wakes up and acknowledges
-                os.kill(sleeper.pid, signal.SIGCONT)
-                out, _ = await asyncio.to_thread(sleeper.communicate, b"\n")
-                # Then nothing was still its own, and all is still ours
-                assert out == b"0\n"
-                assert await feed.ack(found) == 12
+        async with (
+            opened(redis.url, fresh, claim_after="1s") as transport,
+            feeding(transport) as feed,
+        ):
+            found = await some(feed, 12)
+            assert values(found) == numbers(0, 12)
+            # When it wakes up and acknowledges
+            os.kill(sleeper.pid, signal.SIGCONT)
+            out, _ = await asyncio.to_thread(sleeper.communicate, b"\n")
+            # Then nothing was still its own, and all is still ours
+            assert out == b"0\n"
+            assert await feed.ack(found) == 12
 
     try:
         run(take_over())
@@ -543,15 +556,18 @@ def test_a_lease_is_renewed_while_the_feed_is_open(redis: Redis, fresh: str) -> 
     push(redis, fresh, [b"a", b"b"])
 
     async def hold() -> None:
-        async with opened(redis.url, fresh, claim_after="1s") as transport:
-            async with feeding(transport, limit=1) as feed, feeding(transport) as other:
-                mine = await some(feed, 1)
-                theirs = await some(other, 1)
-                # When three leases' time passes while another looks for dead consumers
-                assert await other.receive(1, REST, 3.0) == ()
-                # Then it is still ours
-                assert await feed.ack(mine) == 1
-                assert await other.ack(theirs) == 1
+        async with (
+            opened(redis.url, fresh, claim_after="1s") as transport,
+            feeding(transport, limit=1) as feed,
+            feeding(transport) as other,
+        ):
+            mine = await some(feed, 1)
+            theirs = await some(other, 1)
+            # When three leases' time passes while another looks for dead consumers
+            assert await other.receive(1, REST, 3.0) == ()
+            # Then it is still ours
+            assert await feed.ack(mine) == 1
+            assert await other.ack(theirs) == 1
 
     run(hold())
     assert left_behind(redis, fresh) == []
@@ -602,6 +618,35 @@ def test_missing_permission_is_said(started: Started, fresh: str) -> None:
     run(use())
 
 
+def test_the_documented_permissions_suffice(started: Started) -> None:
+    server = started(RedisServer)
+    server.cli("ACL", "SETUSER", "jobs", "on", ">pw", "~jobs", "~{jobs}:mqcli*", "+@list",
+               "+@sortedset", "+@transaction", "+@scripting", "+@connection", "+time")  # fmt: skip
+    url = server.url.replace("redis://", "redis://jobs:pw@")
+
+    async def use() -> None:
+        async with opened(url, "jobs") as transport:
+            assert (await transport.publish([Message(b"a"), Message(b"b")], 5)).confirmed == 2
+            tail = await transport.tail(Span(Start("last", 2)))
+            assert values(await some(tail, 2)) == [b"a", b"b"]
+            await tail.receive(1, REST, 0.3)
+            await tail.aclose()
+            feed = await transport.subscribe(Span(), None, None)
+            assert isinstance(feed, ReliableFeed)
+            assert not isinstance(feed._moves, Transactions)
+            found = await some(feed, 2)
+            await feed.nack(found[1:])
+            assert await feed.ack(found[:1]) == 1
+            assert values(await some(feed, 1)) == [b"b"]
+            assert await feed.receive(1, REST, 0.1) == ()
+            await feed.aclose()
+            assert (await transport.describe(None))["length"] == 1
+            assert await transport.purge() == 1
+
+    run(use())
+    assert server.cli("DBSIZE") == 0
+
+
 def test_a_full_server_refuses_more_and_can_be_emptied(started: Started, fresh: str) -> None:
     server = started(RedisServer)
     push(server, fresh, numbers(0, 1000))
@@ -619,6 +664,57 @@ def test_a_full_server_refuses_more_and_can_be_emptied(started: Started, fresh: 
 
     run(use())
     assert standing(server, fresh) == numbers(600, 1000)
+    assert left_behind(server, fresh) == []
+
+
+def test_a_broken_connection_gives_back_at_once_what_was_held(started: Started, fresh: str) -> None:
+    server = started(RedisServer)
+    push(server, fresh, numbers(0, 100))
+
+    async def take() -> None:
+        async with opened(server.url, fresh) as transport:
+            feed = await transport.subscribe(Span(), None, None)
+            found = await some(feed, 40)
+            assert await feed.ack(found[:10]) == 10
+            # When the server closes our connections
+            server.kill_clients()
+            with pytest.raises(ConnectionLost):
+                while True:
+                    await feed.receive(10, REST, 1.0)
+            await feed.aclose()
+
+    run(take())
+    # Then nobody has to wait for the lease to get it, in order
+    assert standing(server, fresh) == numbers(10, 100)
+    # and only a lease on nothing is left, in case that the server were to act later
+    assert [key for key in left_behind(server, fresh) if b"left:" in key] == []
+
+
+def test_a_server_that_is_away_costs_no_message(started: Started, fresh: str) -> None:
+    server = started(lambda: RedisServer("appendonly yes"))
+    push(server, fresh, numbers(0, 10))
+
+    async def take() -> None:
+        async with opened(server.url, fresh, claim_after="1s") as transport:
+            feed = await transport.subscribe(Span(), None, None)
+            await some(feed, 10)
+            # When the server is killed, the feed closed, and the server comes back
+            server.kill()
+            with pytest.raises(ConnectionLost):
+                while True:
+                    await feed.receive(10, REST, 1.0)
+            await feed.aclose()
+        server.start()
+        # Then the next consumer gets all when the lease has run out
+        async with (
+            opened(server.url, fresh, claim_after="1s") as transport,
+            feeding(transport) as feed,
+        ):
+            found = await some(feed, 10)
+            assert values(found) == numbers(0, 10)
+            assert await feed.ack(found) == 10
+
+    run(take())
     assert left_behind(server, fresh) == []
 
 
