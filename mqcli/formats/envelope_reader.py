@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
@@ -36,22 +36,18 @@ class _KeptMeta(_Meta, gc=False):
     position: str | None = None
 
 
-class _Common(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The envelopes of text alone. All others are for ``_read``, which can do everything."""
+V = TypeVar("V")
+M = TypeVar("M", bound=_Meta)
 
-    value: str | None
+
+class _Common(msgspec.Struct, Generic[V, M], gc=False, forbid_unknown_fields=True):
+    """The usual envelopes: text alone, but for the value. All others are for ``_read``."""
+
+    value: V
     key: str | msgspec.UnsetType | None = msgspec.UNSET
     headers: tuple[tuple[str, str], ...] = ()
     properties: dict[str, str | int | bool | None] | None = None
-    meta: _Meta | None = None
-
-
-class _CommonKept(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    value: str | None
-    key: str | msgspec.UnsetType | None = msgspec.UNSET
-    headers: tuple[tuple[str, str], ...] = ()
-    properties: dict[str, str | int | bool | None] | None = None
-    meta: _KeptMeta | None = None
+    meta: M | None = None
 
 
 T = TypeVar("T")
@@ -83,9 +79,12 @@ class EnvelopeDecoder(Decoder):
         self._keep_timestamp = keep_timestamp
         self._keep_partition = keep_partition
         self._keeps = keep_timestamp or keep_partition
-        self._common: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-            _CommonKept if self._keeps else _Common
-        )
+        self._decode = self._decoder(str | None)
+        self._values_are_text = True
+
+    def _decoder(self, value: Any) -> Callable[[bytes], Any]:
+        meta = _KeptMeta if self._keeps else _Meta
+        return msgspec.json.Decoder(_Common[value, meta]).decode  # type: ignore[valid-type]
 
     def _feed(self, data: bytes) -> list[Message]:
         return self._messages(self._splitter.feed(data))
@@ -95,7 +94,7 @@ class EnvelopeDecoder(Decoder):
         return self._messages([rest]) if rest else []
 
     def _messages(self, lines: list[bytes]) -> list[Message]:
-        decode, simple = self._common.decode, not (self._keeps or self._templated)
+        decode, simple = self._decode, not (self._keeps or self._templated)
         unset = msgspec.UNSET
         messages: list[Message] = []
         add, position = messages.append, self.position
@@ -105,7 +104,11 @@ class EnvelopeDecoder(Decoder):
                 common = decode(line)
                 value, key, meta = common.value, common.key, common.meta
                 message = Message(
-                    None if value is None else value.encode(),
+                    value.encode()
+                    if value.__class__ is str
+                    else None
+                    if value is None
+                    else _json_or_text(bytes(value)),
                     key.encode() if key.__class__ is str else None,
                     common.headers,
                     common.properties,
@@ -124,7 +127,7 @@ class EnvelopeDecoder(Decoder):
                     continue
                 if read is None:
                     continue
-                message = read
+                message, decode = read, self._decode
             add(message)
         self.position = position
         return messages
@@ -161,6 +164,10 @@ class EnvelopeDecoder(Decoder):
         except RecursionError:
             self._fail("not JSON that can be read", "nested too deeply")
         self._check_names(fields)
+        if self._values_are_text and bytes(fields.get("value", b"n"))[:1] not in b'"n':
+            # Where one value is no text the next will be none: have them read quickly too.
+            self._values_are_text = False
+            self._decode = self._decoder(msgspec.Raw)
         message = Message(
             self._bytes(fields, "value", _json_or_text),
             self._bytes(fields, "key", _only_text),

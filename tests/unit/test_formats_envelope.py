@@ -165,6 +165,25 @@ def test_both_ways_to_read_agree(message: Received) -> None:
     )
 
 
+@given(st.lists(messages, max_size=4), st.booleans())
+def test_a_value_that_is_no_text_changes_nothing_for_the_next(
+    batch: list[Received], kept: bool
+) -> None:
+    # Given a line with an object as its value before others, and a bad line among them
+    lines = [b'{"value":{"a": 1.0}}\n', *map(write, batch), b'{"value":["\xff"]}\n']
+    # When one decoder reads them all
+    decoder = make_decoder("json", keep_timestamp=kept)
+    found = decoder.feed(b"".join(lines) + b'{"value":"never"}\n')
+    # Then each is what it is alone
+    assert found[0] == Message(b'{"a":1.0}')
+    for message, line in zip(found[1:], lines[1:-1], strict=True):
+        alone = read(line[:-1], keep_timestamp=kept)
+        assert same(msgspec.structs.astuple(message), msgspec.structs.astuple(alone))
+    assert decoder.error is not None
+    assert decoder.error.line == len(lines)
+    assert "not UTF-8" in str(decoder.error)
+
+
 def test_the_envelope_is_the_one_of_the_design() -> None:
     # Given the example of the documentation
     message = Received(
