@@ -43,6 +43,7 @@ class Reader(Session):
         super().__init__(transport, limits)
         self.traits = traits
         self._group, self._tail, self._on_gap = group, tail, on_gap
+        self._acks = traits.ack != "none" and not tail
         for name, place in (("--from", span.start), ("--to", span.stop)):
             self._check(name, place)
         if span.stop is not None and span.stop.kind == "skip":  # N after START is a count
@@ -155,7 +156,7 @@ class Reader(Session):
             self._alive_ms = _now_ms()
         if messages:
             self.received += len(messages)
-            if self.traits.ack != "none":
+            if self._acks:
                 self._outstanding.append((feed, messages))
         if feed.notes:
             self.notes += feed.notes
@@ -211,7 +212,7 @@ class Reader(Session):
         raised, for the next ``receive`` deals with it.
         """
         self.settled += count
-        if self.traits.ack == "none":
+        if not self._acks:
             return
         while count > 0:
             feed, messages = self._outstanding[0]
