@@ -131,7 +131,7 @@ class MemoBox(Publishes, Consumes, Tails, Inspects, Manages):
 
     async def tail(self, span: Span) -> Feed:
         with self.locked():
-            return Watching(self)
+            return Watching(self, span)
 
     async def exists(self) -> bool:
         return self.path.is_dir()
@@ -210,13 +210,14 @@ class Taking(Feed):
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
         deadline = time.monotonic() + wait
-        while True:
+        while self.owner is not None:
             # Without an await between taking and returning, a cancellation loses nothing.
             messages = self._take(max_messages, max_bytes)
             left = deadline - time.monotonic()
             if messages or self.ended or left <= 0:
                 return messages
             await asyncio.sleep(min(self.poll, left))
+        return ()
 
     def _take(self, max_messages: int, max_bytes: int) -> list[Received]:
         if self.left is not None:
@@ -281,10 +282,12 @@ def _give_back(file: Path, box: Path) -> None:
 class Watching(Feed):
     """Looks at what comes, and leaves it there. What others took between two looks is a gap."""
 
-    def __init__(self, box: MemoBox) -> None:
+    def __init__(self, box: MemoBox, span: Span) -> None:
         super().__init__()
         self.box = box
         self.poll: float = box.target.connection.poll
+        # It starts at the end, the only START of a queue, so the only STOP is reached too.
+        self.ended = span.stop is not None
         self.next = self._upcoming()
 
     def _upcoming(self) -> int:
@@ -294,9 +297,9 @@ class Watching(Feed):
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
         deadline = time.monotonic() + wait
         while True:
-            messages = self._look(max_messages, max_bytes)
+            messages = [] if self.ended else self._look(max_messages, max_bytes)
             left = deadline - time.monotonic()
-            if messages or self.gaps or left <= 0:
+            if messages or self.gaps or self.ended or left <= 0:
                 return messages
             await asyncio.sleep(min(self.poll, left))
 
@@ -323,7 +326,8 @@ class Watching(Feed):
         return messages
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Nothing is held; a waiting ``receive`` ends."""
+        self.ended = True
 
 
 class MemoBroker(Broker):
