@@ -108,7 +108,9 @@ class Host(msgspec.Struct, frozen=True):
     port: int | None = None
 
     def __str__(self) -> str:
-        name = f"[{encode(self.name, ':')}]" if ":" in self.name else encode(self.name)
+        name = encode(self.name, ":").replace("[", "%5B").replace("]", "%5D")
+        if ":" in self.name:
+            name = f"[{name}]"
         return name if self.port is None else f"{name}:{self.port}"
 
 

@@ -232,7 +232,7 @@ words = text.filter(bool)
 pairs = st.lists(st.tuples(words, text), max_size=3).map(tuple)
 kinds = st.none() | st.from_regex(r"[a-z]{1,9}", fullmatch=True)
 hosts = st.lists(
-    st.builds(Host, words.filter(lambda w: not w.startswith("[")), st.integers(1, 65535)),
+    st.builds(Host, words | st.text("[]:%a", min_size=1, max_size=4), st.integers(1, 65535)),
     min_size=1,
     max_size=3,
 ).map(tuple)
