@@ -23,6 +23,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from msgspec.structs import replace
+
 from .address import parse_address
 from .errors import NotFound, Unsupported
 from .registry import target as make_target
@@ -141,7 +143,9 @@ class Client:
         from .reader import Reader
 
         transport = self.make(Tails)
-        return Reader(transport, self.traits(), self.limits, span, limit, on_gap, tail=True)
+        # Watching takes nothing, so that there is nothing to acknowledge or give back.
+        traits = replace(self.traits(), ack="none", nack=False)
+        return Reader(transport, traits, self.limits, span, limit, on_gap, tail=True)
 
     async def once(self, role: type[Role], action: Callable[[Role], Awaitable[T]]) -> T:
         """Open, act, close. Raises Unsupported before anything opens."""
