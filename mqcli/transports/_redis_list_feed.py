@@ -50,6 +50,9 @@ class TakingFeed(Feed):
         self._step: asyncio.Task[list[Received]] | None = None
         self._buffer: list[Received] = []
         self._bytes = 0
+        self._next = 0
+        """The token of the next value; its ``position`` counts from 1: a delivery tag, for a list
+        gives its values no place that they keep."""
         self._waiting_link: RedisLink | None = None
         self._waiting_id = 0
         self._look = _LOOK
@@ -80,7 +83,7 @@ class TakingFeed(Feed):
         looked = False
         while not self._buffer:
             if self.ended or self._closed:
-                return ()
+                return []
             if self._step is None:
                 left = deadline - time.monotonic()
                 if not looked:
@@ -88,14 +91,14 @@ class TakingFeed(Feed):
                 elif left > 0:
                     self._begin(self._block(min(left, self._look)))
                 else:
-                    return ()
+                    return []
             step = self._step
             assert step is not None
             # A step that does not wait on the server gets a moment, even when wait is 0.
             grace = 0.0 if looked else 1.0
             await asyncio.wait((step,), timeout=max(deadline - time.monotonic(), grace))
-            if not step.done():
-                return ()
+            if self._closed or not step.done():
+                return []
             self._collect()
             if not self._buffer and self._until_end:
                 self.ended = True
@@ -216,12 +219,13 @@ class TakingFeed(Feed):
         finally:
             await link.aclose()
 
-    def _received(self, values: Sequence[bytes], tokens: Sequence[int]) -> list[Received]:
-        where = self._where
+    def _received(self, values: Sequence[bytes]) -> list[Received]:
+        where, first = self._where, self._next
+        self._next += len(values)
         self._bytes += sum(map(len, values))
         return [
-            Received(value, None, (), None, None, False, where, "", False, None, token)
-            for value, token in zip(values, tokens, strict=True)
+            Received(value, None, (), None, None, False, where, str(tag + 1), False, None, tag)
+            for value, tag in zip(values, range(first, self._next), strict=True)
         ]
 
 
@@ -260,7 +264,6 @@ class ReliableFeed(TakingFeed):
         self._registered = False
         """The spare name may be in the index."""
         self._batches: list[_Batch] = []
-        self._next = 0
         self._deadline = 0
         self._kept = 0.0
         self._failure: MqcliError | None = None
@@ -297,11 +300,9 @@ class ReliableFeed(TakingFeed):
     def _hold(self, values: list[bytes]) -> list[Received]:
         if not values:
             return []
-        first = self._next
-        self._next += len(values)
-        self._batches.append(_Batch(self._spare, first, len(values)))
+        self._batches.append(_Batch(self._spare, self._next, len(values)))
         self._spare, self._registered = self._holder.member(), False
-        return self._received(values, range(first, self._next))
+        return self._received(values)
 
     async def _take(self, count: int, max_bytes: int) -> list[Received]:
         if self._failure is not None:
@@ -398,7 +399,7 @@ class PopFeed(TakingFeed):
             return []
         largest = max(map(len, found)) or 1
         self._fitting = max(1, min(_MOST, count * 8, max_bytes // largest))
-        return self._received(found, range(len(found)))
+        return self._received(found)
 
     async def _wait(self, link: RedisLink, seconds: float) -> list[Received]:
         command, timeout = "BLPOP" if self._left_side else "BRPOP", f"{max(0.01, seconds):.3f}"
@@ -406,7 +407,7 @@ class PopFeed(TakingFeed):
         if error is not None:
             raise error
         pair = await self._unless_full(replies[0], seconds)
-        return [] if pair is None else self._received([pair[1]], (0,))
+        return [] if pair is None else self._received([pair[1]])
 
     async def _give_back(self) -> None:
         values = [message.value or b"" for message in reversed(self._buffer)]

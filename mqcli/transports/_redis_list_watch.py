@@ -50,6 +50,7 @@ class WatchFeed(Feed):
         self._gap_told = -_GAP_EVERY
         self._buffer: list[Received] = []
         self._due = 0.0
+        self._next = 1
 
     async def start(self) -> None:
         """Connect; what stands in the list now counts as seen, but for the last N asked for."""
@@ -71,7 +72,7 @@ class WatchFeed(Feed):
             if now < self._due:
                 if self._due > deadline:
                     await asyncio.sleep(max(0.0, deadline - now))
-                    return ()
+                    return []
                 await asyncio.sleep(self._due - now)
             self._due = time.monotonic() + _EVERY
             await self._look()
@@ -86,10 +87,6 @@ class WatchFeed(Feed):
         found, self._buffer = self._buffer[:count], self._buffer[count:]
         self.ended = self._once and not self._buffer
         return found
-
-    async def ack(self, messages: Sequence[Received]) -> int:
-        """Nothing was taken, so there is nothing to remove."""
-        return len(messages)
 
     async def aclose(self) -> None:
         await self._link.aclose()
@@ -154,8 +151,12 @@ class WatchFeed(Feed):
         self._seen = [_digest(value) for value in values[-_WINDOWS[0] :]]
 
     def _received(self, values: Sequence[bytes]) -> list[Received]:
-        where = self._where
-        return [Received(v, None, (), None, None, False, where) for v in values]
+        where, first = self._where, self._next
+        self._next += len(values)
+        return [
+            Received(value, None, (), None, None, False, where, str(number))
+            for value, number in zip(values, range(first, self._next), strict=True)
+        ]
 
 
 def _digest(value: bytes) -> bytes:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from mqcli.address import parse_address
+from mqcli.client import Client
 from mqcli.errors import (
     AccessDenied,
     ConnectionLost,
@@ -242,7 +243,7 @@ def test_the_limit_is_never_exceeded_in_what_is_held(redis: Redis, fresh: str, t
         ):
             assert values(await feed.receive(10, REST, 1.0)) == [b"0"]
             # Then N-1 are left, also while the feed goes on
-            assert await feed.receive(10, REST, 0.1) == ()
+            assert await feed.receive(10, REST, 0.1) == []
             assert feed.ended
             assert redis.cli("LLEN", fresh) == 9
             if take == "reliable":
@@ -380,6 +381,20 @@ def test_closing_while_waiting_loses_nothing(redis: Redis, fresh: str) -> None:
     assert left_behind(redis, fresh) == []
 
 
+@pytest.mark.parametrize("take", ["reliable", "pop"])
+def test_closing_ends_a_receive_that_waits(redis: Redis, fresh: str, take: str) -> None:
+    async def close() -> None:
+        async with opened(redis.url, fresh, take=take) as transport:
+            feed = await transport.subscribe(Span(), None, None)
+            waiting = asyncio.create_task(feed.receive(10, REST, DEADLINE))
+            await until(lambda: blocked(redis, fresh))
+            await feed.aclose()
+            assert await waiting == []
+
+    run(close())
+    assert left_behind(redis, fresh) == []
+
+
 def test_two_consumers_share_without_loss_or_duplicates(redis: Redis, fresh: str) -> None:
     items = numbers(0, 20_000)
     push(redis, fresh, items)
@@ -412,7 +427,7 @@ def test_the_end_is_what_stood_when_reading_began(redis: Redis, fresh: str) -> N
             async with feeding(transport, TO_END) as feed:
                 push(redis, fresh, [b"later"])
                 found = await some(feed, 3)
-                assert await feed.receive(10, REST, 5.0) == ()
+                assert await feed.receive(10, REST, 5.0) == []
                 assert feed.ended
                 await feed.ack(found)
             async with feeding(transport, TO_END) as feed:
@@ -420,7 +435,7 @@ def test_the_end_is_what_stood_when_reading_began(redis: Redis, fresh: str) -> N
                 assert redis.cli("LPOP", fresh) == b"later"
                 # Then the end is reached without waiting
                 before = time.monotonic()
-                assert await feed.receive(10, REST, 30.0) == ()
+                assert await feed.receive(10, REST, 30.0) == []
                 assert feed.ended
                 assert time.monotonic() - before < 5
             async with feeding(transport, TO_END) as feed:
@@ -564,7 +579,7 @@ def test_a_lease_is_renewed_while_the_feed_is_open(redis: Redis, fresh: str) -> 
             mine = await some(feed, 1)
             theirs = await some(other, 1)
             # When three leases' time passes while another looks for dead consumers
-            assert await other.receive(1, REST, 3.0) == ()
+            assert await other.receive(1, REST, 3.0) == []
             # Then it is still ours
             assert await feed.ack(mine) == 1
             assert await other.ack(theirs) == 1
@@ -596,7 +611,7 @@ def test_transactions_give_back_what_a_dead_consumer_held(started: Started, fres
             assert values(found) == numbers(0, 12)
             assert await feed.ack(found) == 12
             # and a wait that nobody may interrupt ends by itself
-            assert await feed.receive(1, REST, 0.1) == ()
+            assert await feed.receive(1, REST, 0.1) == []
             await feed.aclose()
 
     run(take())
@@ -638,7 +653,7 @@ def test_the_documented_permissions_suffice(started: Started) -> None:
             await feed.nack(found[1:])
             assert await feed.ack(found[:1]) == 1
             assert values(await some(feed, 1)) == [b"b"]
-            assert await feed.receive(1, REST, 0.1) == ()
+            assert await feed.receive(1, REST, 0.1) == []
             await feed.aclose()
             assert (await transport.describe(None))["length"] == 1
             assert await transport.purge() == 1
@@ -660,7 +675,7 @@ def test_a_full_server_refuses_more_and_can_be_emptied(started: Started, fresh: 
             async with feeding(transport) as feed:
                 found = await some(feed, 1000)
                 assert await feed.ack(found[:600]) == 600
-                assert await feed.receive(1, REST, 0.2) == ()
+                assert await feed.receive(1, REST, 0.2) == []
 
     run(use())
     assert standing(server, fresh) == numbers(600, 1000)
@@ -902,6 +917,21 @@ def test_watching_shows_what_is_pushed_and_takes_nothing(redis: Redis, fresh: st
     run(watch())
     assert redis.cli("LLEN", fresh) == 652
     assert left_behind(redis, fresh) == []
+
+
+def test_a_client_watches_a_list_without_settling(redis: Redis, fresh: str) -> None:
+    async def watch() -> None:
+        async with Client.at(f"{redis.url}/list:{fresh}").tail() as reader:
+            push(redis, fresh, [b"a"])
+            async with asyncio.timeout(DEADLINE):
+                while not (got := await reader.receive()):
+                    pass
+            assert values(got) == [b"a"]
+            await reader.settle(1)
+            assert (reader.settled, reader.late, reader.unsettled) == (1, 0, 0)
+
+    run(watch())
+    assert standing(redis, fresh) == [b"a"]
 
 
 def test_watching_to_the_end_is_one_look(redis: Redis, fresh: str) -> None:
