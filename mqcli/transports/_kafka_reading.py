@@ -49,6 +49,10 @@ class RawBatch(Struct, eq=False, gc=False):
         return bool(self.attributes & _CONTROL)
 
     @property
+    def compressed(self) -> bool:
+        return bool(self.attributes & _CODEC_MASK) or self.magic < 2
+
+    @property
     def transactional(self) -> bool:
         return bool(self.attributes & _TRANSACTIONAL)
 

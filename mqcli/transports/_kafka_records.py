@@ -35,6 +35,8 @@ _ATTRIBUTES_AT = 21
 _MAX_OVERHEAD = 36
 """Of a record: length, attributes, timestamp, offset, lengths of key and value, headers' count."""
 _NONE: list[Any] = []
+_CACHED = 500
+"""So many messages stay in the processor's cache while their parts are taken one after another."""
 
 
 class Columns(Struct, eq=False):
@@ -45,6 +47,7 @@ class Columns(Struct, eq=False):
     keys: list[bytes | None] | None
     headers: list[Any] | None
     stamps: list[int | None] | None
+    properties: list[Any] | None = None
     bytes: int = -1
 
     def __len__(self) -> int:
@@ -90,16 +93,25 @@ class Columns(Struct, eq=False):
 
 def columns(messages: Sequence[Message]) -> Columns:
     """Headers as they are in the messages: see :func:`wire_headers`."""
-    count = len(messages)
-    keys: list[bytes | None] | None = [m.key for m in messages]
-    headers: list[Any] | None = [m.headers for m in messages]
-    stamps: list[int | None] | None = [m.timestamp for m in messages]
-    assert keys is not None and headers is not None and stamps is not None
+    values: list[bytes | None] = []
+    keys: list[bytes | None] = []
+    headers: list[Any] = []
+    stamps: list[int | None] = []
+    properties: list[Any] = []
+    for start in range(0, len(messages), _CACHED):
+        some = messages[start : start + _CACHED]
+        values += [m.value for m in some]
+        keys += [m.key for m in some]
+        headers += [m.headers for m in some]
+        stamps += [m.timestamp for m in some]
+        properties += [m.properties for m in some]
+    count = len(values)
     return Columns(
-        [m.value for m in messages],
+        values,
         None if keys.count(None) == count else keys,
         headers if any(headers) else None,
         None if stamps.count(None) == count else stamps,
+        properties if any(properties) else None,
     )
 
 
@@ -113,6 +125,10 @@ class Chunk(Struct, eq=False):
     builder: Any = None
     """Holds the records until the first :meth:`stamp`, which spares a second checksum."""
     sequence: int = -1
+
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(self.data) if self.builder is None else int(self.builder.size())
 
     def stamp(self, producer: int, epoch: int, sequence: int) -> None:
         """Say who sends it, for the broker to recognise a repetition."""

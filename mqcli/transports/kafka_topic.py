@@ -11,16 +11,19 @@ from msgspec import Meta, Struct
 
 from ..errors import ConnectionLost, MqcliError, Refused, UsageError
 from ..message import Message
-from ..transport import Outcome, Publishes, Target, Traits
+from ..position import BEGINNING, END
+from ..transport import Consumes, Feed, Outcome, Publishes, Span, Tails, Target, Traits
 from . import _kafka_admin as admin
 from ._kafka import Cluster, KafkaOptions, leaders, topic_name
+from ._kafka_feed import Reading
+from ._kafka_log import LogFeed
+from ._kafka_offsets import parse_partitions
 from ._kafka_producer import Batch, Producer, Settings
-from ._kafka_records import CODECS, Chunk, Columns, Packing, build, columns, murmur2, wire_headers
+from ._kafka_records import CODECS, Chunk, Packing, build, columns, murmur2, wire_headers
 
 __all__ = ["KafkaTopic", "TopicOptions"]
 
 _BATCH_BYTES = 1 << 20
-_FRAME_AND_OVERHEAD = 61 + 36
 _CONFIRM: dict[str, Literal["none", "reached", "stored"]] = {
     "all": "stored",
     "1": "reached",
@@ -48,9 +51,26 @@ class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="publish to this one, unless a message names its own"),
     ] = None
+    partitions: Annotated[
+        str, Meta(description="read only these, such as 0,3-5; all by default")
+    ] = ""
+    ordered: Annotated[
+        bool, Meta(description="merge the partitions by timestamp, not by arrival")
+    ] = False
+    isolation: Annotated[
+        Literal["read_committed", "read_uncommitted"],
+        Meta(description="whether open and aborted transactions are hidden"),
+    ] = "read_committed"
+    regex: Annotated[
+        bool, Meta(description="the name is a regular expression over all topics (tail only)")
+    ] = False
+    check_crcs: Annotated[bool, Meta(description="verify the checksum of what is read")] = True
+    skip_unreadable: Annotated[
+        bool, Meta(description="go on behind a batch that cannot be decoded, with a gap")
+    ] = False
 
 
-class KafkaTopic(Publishes):
+class KafkaTopic(Publishes, Consumes, Tails):
     """Guarantees: a message is confirmed when all replicas in sync have it (``acks=all``); order
     holds within a partition; a group shares the partitions among its members."""
 
@@ -151,7 +171,8 @@ class KafkaTopic(Publishes):
         sticky = self._sticky % count
         keys = parts.keys if count > 1 else None
         if not sending.refused and chosen is None and keys is None:
-            return build(sticky, range(len(messages)), parts, packing, now_ms)
+            made = build(sticky, range(len(messages)), parts, packing, now_ms)
+            return self._fitting(sending, made)
         by_partition: dict[int, list[int]] = {}
         for index in range(len(messages)):
             if index in sending.refused:
@@ -161,10 +182,10 @@ class KafkaTopic(Publishes):
                 key = None if keys is None else keys[index]
                 place = sticky if key is None else murmur2(key) % count
             by_partition.setdefault(place, []).append(index)
-        made: list[Chunk] = []
+        made = []
         for place, indices in by_partition.items():
             made += build(place, indices, parts.pick(indices), packing, now_ms)
-        return made
+        return self._fitting(sending, made)
 
     def _vetted(self, sending: Batch, count: int) -> list[int | None] | None:
         """Refuse what cannot be sent; the partitions that messages name, None where none does."""
@@ -178,7 +199,7 @@ class KafkaTopic(Publishes):
                     parts.headers[index] = []
                     refused[index] = Refused(str(exc), where=where)
         chosen: list[int | None] | None = None if fixed is None else [fixed] * len(messages)
-        if any([m.properties for m in messages]):  # noqa: C419 - a list is faster
+        if parts.properties is not None:
             chosen = [fixed] * len(messages)
             for index, message in enumerate(messages):
                 place = (message.properties or {}).get("partition")
@@ -192,33 +213,51 @@ class KafkaTopic(Publishes):
                     )
                 else:
                     chosen[index] = place
-        room = self._limit - _FRAME_AND_OVERHEAD
-        if parts.size() > room:
-            self._refuse_large(sending, room)
         return chosen
 
-    def _refuse_large(self, sending: Batch, room: int) -> None:
-        parts = sending.parts
+    def _fitting(self, sending: Batch, chunks: list[Chunk]) -> list[Chunk]:
+        """A message that is too large stands alone in its chunk: refuse it."""
+        fitting = []
         compressed = self.target.options.compression != "none"
-        longest = max(map(len, filter(None, parts.values)), default=0)
-        longest += max(map(len, filter(None, parts.keys or ())), default=0)
-        if longest <= room and parts.headers is None:
-            return
-        for index in range(len(parts)):
-            size = parts.cut(index, index + 1).size()
-            if size <= room:
+        for chunk in chunks:
+            size = chunk.size() if len(chunk.indices) == 1 else 0
+            if size <= self._limit:
+                fitting.append(chunk)
                 continue
-            if compressed and self._fits_compressed(parts.cut(index, index + 1)):
-                continue
-            sending.refused[index] = Refused(
-                f"a message of {size} bytes is too large",
+            sending.refused[chunk.indices[0]] = Refused(
+                f"a message of {size} bytes{' when compressed' if compressed else ''} is too large",
                 where=self.target.where,
-                why=f"the topic takes batches of {self._limit} bytes at most",
+                why=f"the topic takes {self._limit} at most",
                 hint="max.message.bytes of the topic is the limit"
                 + ("" if compressed else "; -O compression=zstd may make it fit"),
             )
+        return fitting
 
-    def _fits_compressed(self, one: Columns) -> bool:
-        assert self._producer is not None
-        made = build(0, range(1), one, self._producer.settings.packing, 0)
-        return len(made[0].data) <= self._limit
+    # -- reading
+
+    def _reading(self) -> Reading:
+        options = self.target.options
+        return Reading(
+            options.isolation == "read_committed",
+            options.check_crcs,
+            options.skip_unreadable,
+            options.ordered,
+        )
+
+    async def _log(self, span: Span, limit: int | None, *, pattern: bool, tail: bool) -> Feed:
+        partitions = parse_partitions(self.target.options.partitions, self.target.where)
+        feed = LogFeed(
+            self._cluster, self._reading(), limit, self.name, partitions, pattern=pattern
+        )
+        try:
+            await feed.open(span, END if tail else BEGINNING)
+        except BaseException:
+            await feed.aclose()
+            raise
+        return feed
+
+    async def subscribe(self, span: Span, group: str | None, limit: int | None) -> Feed:
+        return await self._log(span, limit, pattern=False, tail=False)
+
+    async def tail(self, span: Span) -> Feed:
+        return await self._log(span, None, pattern=self.target.options.regex, tail=True)

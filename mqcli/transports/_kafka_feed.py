@@ -1,0 +1,327 @@
+"""What all Kafka feeds share: messages out of what was fetched, in order, and mending."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from ..errors import InputError
+from ..message import Received
+from ..transport import Feed, Gap
+from ._kafka import Cluster
+from ._kafka_fetcher import Fetcher, Slot
+from ._kafka_offsets import EARLIEST, LATEST, offsets, removed
+from ._kafka_reading import Unreadable, reading
+
+__all__ = ["LOOK_AGAIN", "FetchFeed", "Reading"]
+
+LOOK_AGAIN = 5.0
+"""Seconds after which there may be new partitions, or topics that match."""
+
+
+class Reading(Struct, frozen=True):
+    """How a feed reads: the same for all its partitions."""
+
+    committed: bool = True
+    check: bool = True
+    skip_unreadable: bool = False
+    ordered: bool = False
+
+
+class _Open(Struct, eq=False):
+    """A batch that is being decoded. ``cost`` are bytes that all its values together do not pass,
+    ``behind`` is the offset behind it."""
+
+    slot: Slot
+    lists: Iterator[list[Received]]
+    behind: int
+    cost: int
+    piece: list[Received] = []
+
+
+class FetchFeed(Feed):
+    """What all feeds share: messages out of what the fetcher found, in the order of arrival."""
+
+    def __init__(self, cluster: Cluster, how: Reading, limit: int | None) -> None:
+        super().__init__()
+        self.cluster, self.how = cluster, how
+        self.where = cluster.where
+        self.left = limit
+        self.fetcher = Fetcher(
+            cluster, committed=how.committed, few=limit is not None and limit <= 100
+        )
+        self._current: _Open | None = None
+        self._heads: dict[int, list[Received]] = {}
+        self._latest: dict[int, int] = {}
+
+    # -- for the kinds of feeds
+
+    async def prepare(self) -> None:
+        """Called before messages are taken."""
+
+    def handed(self, slot: Slot, count: int) -> None:
+        """``count`` messages of a slot are part of what ``receive`` returns next."""
+
+    def finished(self) -> bool:
+        """Whether the stop was reached."""
+        return all(slot.done for slot in self.fetcher.slots.values())
+
+    # -- Feed
+
+    async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
+        deadline = time.monotonic() + wait
+        while True:
+            await self.prepare()
+            if self.finished():
+                self.ended = True
+                return ()
+            room = max_messages if self.left is None else min(max_messages, self.left)
+            if room <= 0:
+                return ()
+            self.fetcher.arrived.clear()
+            await self._mend()
+            out = self._ordered(room) if self.how.ordered else self._arrived(room, max_bytes)
+            if out:
+                if self.left is not None:
+                    self.left -= len(out)
+                self.ended = self.finished()
+                return out
+            if self.finished():
+                continue
+            if self.gaps:
+                return ()
+            if self.fetcher.error is not None:
+                raise self.fetcher.error
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return ()
+            try:
+                async with asyncio.timeout(min(left, self.nap())):
+                    await self.fetcher.arrived.wait()
+            except TimeoutError:
+                continue
+
+    def nap(self) -> float:
+        """Seconds that may pass until ``prepare`` is called again."""
+        return LOOK_AGAIN
+
+    async def aclose(self) -> None:
+        self._current = None
+        await self.fetcher.aclose()
+
+    def forget(self, slot: Slot) -> None:
+        """Drop what was decoded of a slot that is no longer ours."""
+        if self._current is not None and self._current.slot is slot:
+            self._current = None
+        self._heads.pop(id(slot), None)
+
+    # -- taking
+
+    def _arrived(self, room: int, max_bytes: int) -> list[Received]:
+        out: list[Received] = []
+        counted: _Open | None = None
+        size = 0
+        while room > 0 and self._next_piece():
+            now = self._current
+            assert now is not None
+            piece = now.piece
+            if now.cost > max_bytes:  # more than is asked for: look at each message
+                take = _fitting(piece, room, max_bytes - size, first=not out)
+                size += sum([len(m.value or b"") for m in piece[:take]])
+                if take == 0:
+                    break
+            elif now is counted or not out or size + now.cost <= max_bytes:
+                if now is not counted:
+                    counted, size = now, size + now.cost
+                take = min(len(piece), room)
+            else:
+                break
+            if take == len(piece):
+                now.piece = []
+            else:
+                piece, now.piece = piece[:take], piece[take:]
+            out += piece
+            room -= take
+            now.slot.position = _offset(piece[-1]) + 1
+            self.handed(now.slot, take)
+            if not now.piece and not self._pull(now):
+                self._current = None
+        return out
+
+    def _pull(self, now: _Open) -> bool:
+        """Decode the next messages of the open batch. False, and the slot moved behind it (over
+        holes), when there are none."""
+        slot = now.slot
+        try:
+            piece = next(now.lists, None) or []
+        except Unreadable as exc:
+            slot.bad = exc
+            return False
+        if piece and slot.stop is not None and _offset(piece[-1]) >= slot.stop:
+            stop = slot.stop
+            piece = [m for m in piece if _offset(m) < stop]
+        now.piece = piece
+        if not piece:
+            slot.position = max(slot.position, now.behind)
+        return bool(piece)
+
+    def _next_piece(self) -> bool:
+        """See that there are decoded messages, of whatever arrived first."""
+        while self._current is None or not self._current.piece:
+            if not self.fetcher.order:
+                return False
+            slot = self.fetcher.order.popleft()
+            if slot.bad is not None or not slot.found:
+                continue
+            item = self.fetcher.take(slot)
+            if isinstance(item, int):
+                slot.position = max(slot.position, item)
+                continue
+            now = _Open(
+                slot,
+                reading(item, slot.partition, slot.source, slot.position, check=self.how.check),
+                item.next_offset,
+                # What is compressed may be of any size.
+                len(item.data) if not item.compressed else 1 << 62,
+            )
+            self._current = now if self._pull(now) else None
+        return True
+
+    def _ordered(self, room: int) -> list[Received]:
+        """By timestamp over the partitions, as far as all that have more are known; within a
+        partition always by offset."""
+        out: list[Received] = []
+        heap: list[tuple[int, int, Slot]] = []
+        heads, latest = self._heads, self._latest
+        slots = list(self.fetcher.slots.values())
+        for number, slot in enumerate(slots):
+            if not self._fill(slot):
+                if slot.caught_up or slot.done:
+                    continue
+                return out
+            stamp = max(heads[id(slot)][-1].timestamp or 0, latest.get(id(slot), 0))
+            heap.append((stamp, number, slot))
+        heapq.heapify(heap)
+        while heap and len(out) < room:
+            stamp, number, slot = heap[0]
+            head = heads[id(slot)]
+            message = head.pop()
+            out.append(message)
+            slot.position = _offset(message) + 1
+            latest[id(slot)] = stamp
+            self.handed(slot, 1)
+            if self._fill(slot):
+                stamp = max(head[-1].timestamp or 0, stamp) if head else 0
+                heapq.heapreplace(heap, (stamp, number, slot))
+            elif slot.caught_up or slot.done:
+                heapq.heappop(heap)
+            else:
+                break
+        return out
+
+    def _fill(self, slot: Slot) -> bool:
+        """See that the next messages of the slot are decoded, the next one last."""
+        heads = self._heads
+        while not heads.get(id(slot)):
+            if slot.bad is not None or not slot.found:
+                return False
+            item = self.fetcher.take(slot)
+            if isinstance(item, int):
+                slot.position = max(slot.position, item)
+                continue
+            made: list[Received] = []
+            try:
+                for piece in reading(
+                    item, slot.partition, slot.source, slot.position, check=self.how.check
+                ):
+                    made += piece
+            except Unreadable as exc:
+                slot.bad = exc
+                return False
+            if slot.stop is not None:
+                stop = slot.stop
+                made = [m for m in made if _offset(m) < stop]
+            if not made:
+                slot.position = max(slot.position, item.next_offset)
+            heads[id(slot)] = made[::-1]
+        return True
+
+    # -- trouble
+
+    async def _mend(self) -> None:
+        for slot in list(self.fetcher.slots.values()):
+            if slot.found or (self._current is not None and self._current.slot is slot):
+                continue
+            if slot.out_of_range:
+                await self._out_of_range(slot)
+            elif slot.bad is not None:
+                await self._unreadable(slot, slot.bad)
+
+    async def _out_of_range(self, slot: Slot) -> None:
+        """Our next offset does not exist: go on at the nearest one that does, and say so."""
+        committed = self.how.committed
+        first, last = await asyncio.gather(
+            *(
+                offsets(self.cluster, slot.topic, [slot.partition], when, committed=committed)
+                for when in (EARLIEST, LATEST)
+            )
+        )
+        low, high = first[slot.partition], last[slot.partition]
+        if slot.position < low:
+            self.gaps.append(removed(slot.source, slot.partition, slot.position, low))
+            self.fetcher.restart(slot, low)
+        elif slot.position > high:
+            self.gaps.append(
+                Gap(
+                    slot.source,
+                    "the partition ends before the place that was reached: it was cut off or made"
+                    " anew, and what was written since cannot be told from what was read",
+                    after=f"{slot.partition}:{slot.position - 1}",
+                    before=f"{slot.partition}:{high}",
+                )
+            )
+            self.fetcher.restart(slot, high)
+        else:
+            self.fetcher.restart(slot, slot.position)
+
+    async def _unreadable(self, slot: Slot, why: Unreadable) -> None:
+        behind = slot.fetched if slot.fetched > slot.position else slot.position + 1
+        if not self.how.skip_unreadable:
+            raise InputError(
+                "a batch cannot be read",
+                where=slot.source,
+                why=f"at position {slot.name}: {why}",
+                hint=f"-O skip_unreadable=true goes on behind it, --from {slot.partition}:{behind}"
+                " starts there",
+            )
+        self.gaps.append(
+            Gap(
+                slot.source,
+                f"a batch cannot be read: {why}",
+                after=slot.name,
+                before=f"{slot.partition}:{behind}",
+            )
+        )
+        self.fetcher.order = type(self.fetcher.order)(
+            s for s in self.fetcher.order if s is not slot
+        )
+        slot.found.clear()
+        self.fetcher.restart(slot, behind)
+
+
+def _offset(message: Received) -> int:
+    return int(message.position.rpartition(":")[2])
+
+
+def _fitting(piece: list[Received], room: int, max_bytes: int, *, first: bool) -> int:
+    take, size = 0, 0
+    for message in piece[:room]:
+        size += len(message.value or b"")
+        if size > max_bytes and not (first and take == 0):
+            break
+        take += 1
+    return take

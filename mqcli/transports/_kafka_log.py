@@ -1,0 +1,200 @@
+"""Reading without a group: any partitions from any start to any stop, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import re
+import time
+
+from ..errors import ConnectionLost, NotFound
+from ..position import Start
+from ..transport import Span
+from ._kafka import Cluster, leaders
+from ._kafka_feed import LOOK_AGAIN, FetchFeed, Reading
+from ._kafka_fetcher import Slot
+from ._kafka_offsets import (
+    EARLIEST,
+    LATEST,
+    Places,
+    offsets,
+    parse_places,
+    spelled,
+    start_places,
+    stop_places,
+)
+
+__all__ = ["LogFeed"]
+
+
+class LogFeed(FetchFeed):
+    """Partitions of one topic, or of all topics whose names match. Without a stop, and where the
+    partitions are not named, new ones are picked up, from their beginning."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        how: Reading,
+        limit: int | None,
+        topic: str,
+        partitions: list[int] | None,
+        *,
+        pattern: bool = False,
+    ) -> None:
+        super().__init__(cluster, how, limit)
+        self.topic, self.partitions = topic, partitions
+        self._pattern = re.compile(topic) if pattern else None
+        self._follow = False
+        self._looked = time.monotonic()
+
+    def source(self, topic: str) -> str:
+        """The address of a topic's messages."""
+        address = self.cluster.target.address
+        return str(address.with_name(topic))
+
+    async def open(self, span: Span, usual: Start) -> None:
+        """Find the places. Raises NotFound, UsageError, ConnectionLost, AccessDenied."""
+        start = span.start or usual
+        self._follow = span.stop is None and self.partitions is None
+        if self._pattern is None:
+            await self._open_topic(self.topic, start, span.stop)
+            return
+        for topic in await self._matching():
+            await self._open_topic(topic, start, span.stop)
+        if not self.fetcher.slots:
+            self.notes.append(f"no topic matches {self.topic!r} yet")
+
+    async def _matching(self) -> list[str]:
+        assert self._pattern is not None
+        return [name for name in await self.cluster.names() if self._pattern.fullmatch(name)]
+
+    async def _open_topic(self, topic: str, start: Start, stop: Start | None) -> None:
+        source, committed = self.source(topic), self.how.committed
+        known = await self.cluster.topic(topic)
+        numbers = list(known) if self.partitions is None else self.partitions
+        missing = [number for number in numbers if number not in known]
+        if missing:
+            raise NotFound(
+                f"the topic has no partition {missing[0]}",
+                where=source,
+                hint=f"it has {len(known)}, counted from 0",
+            )
+        stops: Places = {}
+        if stop is not None:
+            stops = await stop_places(
+                self.cluster, topic, numbers, stop, source, committed=committed
+            )
+            numbers = [number for number in numbers if number in stops]
+        begun = self._resumed(start, topic) if start.kind == "after" else None
+        if begun is not None:
+            first = await offsets(self.cluster, topic, numbers, EARLIEST, committed=committed)
+            places = {number: begun.get(number, first[number]) for number in numbers}
+        elif start.kind == "last":
+            places = await self._last(topic, numbers, start.count, stops)
+        else:
+            places, gaps = await start_places(
+                self.cluster, topic, numbers, start, source, committed=committed
+            )
+            self.gaps += gaps
+        heads = await leaders(self.cluster, topic, places)
+        self.fetcher.add(
+            Slot(topic, number, source, heads[number], place, stops.get(number))
+            for number, place in places.items()
+        )
+
+    def _resumed(self, start: Start, topic: str) -> Places:
+        for part in start.token.split(";"):
+            name, _, token = part.rpartition("/")
+            if name in ("", topic):
+                numbers = [int(pair.partition(":")[0]) for pair in token.split(",")]
+                return parse_places(token, numbers, self.where)
+        return {}
+
+    async def _last(self, topic: str, numbers: list[int], count: int, stops: Places) -> Places:
+        """Where the last ``count`` messages in all begin, by timestamp over the partitions."""
+        committed = self.how.committed
+        first, ends = await asyncio.gather(
+            offsets(self.cluster, topic, numbers, EARLIEST, committed=committed),
+            offsets(self.cluster, topic, numbers, LATEST, committed=committed),
+        )
+        ends |= {number: min(stop, ends[number]) for number, stop in stops.items()}
+        if len(numbers) == 1 and count == 0:
+            return ends
+        span = max(1, count)
+        while True:
+            begin = {n: max(first[n], ends[n] - span) for n in numbers}
+            seen = await self._seen(topic, begin, ends)
+            short = [
+                n
+                for n in numbers
+                if begin[n] > first[n] and sum(1 for _, m, _ in seen if m == n) < count
+            ]
+            if not short:
+                break
+            span *= 4  # holes: a compacted topic, or transactions
+        newest = heapq.nlargest(count, seen)
+        places = dict(ends)
+        for _, number, offset in newest:
+            places[number] = min(places[number], offset)
+        return places
+
+    async def _seen(self, topic: str, begin: Places, ends: Places) -> list[tuple[int, int, int]]:
+        """(timestamp, partition, offset) of every message between."""
+        heads = await leaders(self.cluster, topic, begin)
+        source = self.source(topic)
+        how = Reading(committed=self.how.committed, check=False, skip_unreadable=True)
+        look = FetchFeed(self.cluster, how, None)
+        look.fetcher.add(
+            Slot(topic, n, source, heads[n], begin[n], ends[n]) for n in begin if begin[n] < ends[n]
+        )
+        seen: list[tuple[int, int, int]] = []
+        since = time.monotonic()
+        try:
+            while look.fetcher.slots and not look.ended:
+                for message in await look.receive(10_000, 1 << 20, 1.0):
+                    number, _, offset = message.position.partition(":")
+                    seen.append((message.timestamp or 0, int(number), int(offset)))
+                    since = time.monotonic()
+                if time.monotonic() - since > self.cluster.patience:
+                    raise ConnectionLost("nothing comes", where=source)
+        finally:
+            await look.aclose()
+        return seen
+
+    # -- FetchFeed
+
+    def finished(self) -> bool:
+        return not self._follow and super().finished()
+
+    async def prepare(self) -> None:
+        if not self._follow or time.monotonic() - self._looked < LOOK_AGAIN:
+            return
+        self._looked = time.monotonic()
+        try:
+            await self._grow()
+        except ConnectionLost:
+            return  # reading itself will find out, and is more patient
+
+    async def _grow(self) -> None:
+        topics = [self.topic] if self._pattern is None else await self._matching()
+        for topic in topics:
+            known = await self.cluster.topic(topic)
+            new = [number for number in known if (topic, number) not in self.fetcher.slots]
+            if not new:
+                continue
+            first = await offsets(self.cluster, topic, new, EARLIEST, committed=self.how.committed)
+            heads = await leaders(self.cluster, topic, new)
+            source = self.source(topic)
+            self.fetcher.add(Slot(topic, n, source, heads[n], first[n]) for n in new)
+            self.notes.append(f"new in {source}: partition {', '.join(map(str, new))}")
+
+    def resume(self) -> Span | None:
+        tokens: dict[str, Places] = {}
+        stops: Places = {}
+        for (topic, number), slot in self.fetcher.slots.items():
+            tokens.setdefault(topic, {})[number] = slot.position
+            if slot.stop is not None:
+                stops[number] = slot.stop
+        token = ";".join(f"{topic}/{spelled(places)}" for topic, places in tokens.items())
+        start = Start("after", token=token) if token else None
+        return Span(start, Start("at", token=spelled(stops)) if stops else None)
