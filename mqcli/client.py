@@ -23,8 +23,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from msgspec.structs import replace
-
 from .address import parse_address
 from .errors import NotFound, Unsupported
 from .registry import target as make_target
@@ -143,8 +141,7 @@ class Client:
         from .reader import Reader
 
         transport = self.make(Tails)
-        # Watching takes nothing, so that there is nothing to acknowledge or give back.
-        traits = replace(self.traits(), ack="none", nack=False)
+        traits = self.traits().watched()
         return Reader(transport, traits, self.limits, span, limit, on_gap, tail=True)
 
     async def once(self, role: type[Role], action: Callable[[Role], Awaitable[T]]) -> T:

@@ -38,7 +38,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     missing     what publishing to an unknown destination does: DESIGN section 4, *Creating*
     properties  the names that a message may carry, or ANY
     timestamps  ``Message.timestamp`` is honoured
-    starts      the STARTs that reading can begin at; empty for queues, which have one end
+    starts      the STARTs that reading can begin at; empty for queues, which have one end;
+                ``watch_starts`` are further ones of ``tail``
     """
 
     confirm: Literal["none", "reached", "stored"]
@@ -55,6 +56,12 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     properties: frozenset[str] = frozenset()
     timestamps: bool = False
     starts: frozenset[StartKind] = frozenset()
+    watch_starts: frozenset[StartKind] = frozenset()
+
+    def watched(self) -> Traits:
+        """What holds for a reader that takes nothing."""
+        starts = self.starts | self.watch_starts
+        return msgspec.structs.replace(self, ack="none", nack=False, starts=starts)
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

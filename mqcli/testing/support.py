@@ -146,7 +146,15 @@ class Spot:
             self.at(way)
 
     def way_traits(self, way: Way) -> Traits:
+        if way == "tail":
+            return self.traits.watched()
         return self.client.traits(self.group if way == "group" else None)
+
+    def comes_again(self, way: Way) -> bool:
+        """Whether what a reader got and did not acknowledge is there for the next one."""
+        if way == "tail" or not self.kept:
+            return False
+        return self.traits.keeps == "log" or self.way_traits(way).ack != "none"
 
     async def prepare(self) -> None:
         """Make the destination exist where publishing would not."""

@@ -107,6 +107,7 @@ class RedisList(Publishes, Consumes, Tails, Inspects, Manages):
             keys=False,
             tombstones=False,
             missing="undetectable",
+            watch_starts=frozenset({"end", "last"}),
         )
 
     async def open(self) -> None:
