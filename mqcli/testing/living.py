@@ -61,7 +61,7 @@ class Living:
                             await feed.receive(100, 1 << 20, 1.0)
                 else:
                     assert values(await take(feed, 2)) == numbered(4)[2:]
-            if spot.kept and way != "tail":
+            if spot.comes_again(way):
                 async with spot.reading(way) as feed:
                     assert {*values(await take(feed, 4))} == {*numbered(4)}
 
@@ -159,7 +159,7 @@ class Living:
             task = asyncio.create_task(hold())
             await asyncio.wait({task}, timeout=0.3)
             await stopped(task)
-            if spot.kept and way != "tail":
+            if spot.comes_again(way):
                 async with spot.reading(way) as feed:
                     assert {*values(await take(feed, 2))} == {*numbered(2)}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mqcli import registry
 
 SAMPLE = Path(__file__).parents[1] / "plugin_sample"
