@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeAlias, TypeVar
-
-import typer
+from typing import Any, TypeVar
 
 from ..client import Client
 from ..errors import ExitCode, TimeLimitReached, UsageError
 from ..operations.stop import Stop, Stopped
 from ..registry import broker_target
 from ..transport import Broker, Manages, Target
-from .common import Common, complete_address
+from .common import Common
 from .env import Env
 from .running import run
 
-__all__ = ["BrokerArgument", "Yes", "agreed", "broker", "once"]
+__all__ = ["agreed", "broker", "once"]
 
 T = TypeVar("T")
-
-BrokerArgument: TypeAlias = Annotated[
-    str | None,
-    typer.Argument(metavar="[BROKER]", show_default=False, autocompletion=complete_address),
-]
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def broker(env: Env, common: Common, text: str | None) -> tuple[type[Broker], Target]:

@@ -14,8 +14,6 @@ import typer
 from click.shell_completion import CompletionItem
 from typer.core import TyperGroup
 
-from ..options import nearest
-
 __all__ = ["VERBS", "program"]
 
 VERBS = {
@@ -53,6 +51,8 @@ class Verbs(TyperGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from ..options import nearest
+
             guess = nearest(args[0], VERBS)
             hint = f"did you mean {guess}?" if guess else f"the verbs are {', '.join(VERBS)}"
             raise click.UsageError(f"there is no verb {args[0]!r}; {hint}", ctx)
@@ -102,7 +102,7 @@ def program() -> click.Command:
         context_settings=dict(_SETTINGS),
     )
 
-    @app.callback(cls=Verbs, invoke_without_command=False, subcommand_metavar="VERB …")
+    @app.callback(cls=Verbs, no_args_is_help=True, subcommand_metavar="VERB …")
     def mqcli(
         version: Annotated[
             bool,

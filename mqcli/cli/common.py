@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-import click
 import msgspec
-import typer
 
 from ..errors import UsageError
 from ..position import parse_duration
 from .env import Env
+from .flags import CommonFlags
 
 if TYPE_CHECKING:
     from ..address import Address, BrokerURL
     from ..client import Client, Limits
 
-__all__ = [
-    "AddressArgument",
-    "Common",
-    "Flags",
-    "complete_address",
-    "files",
-    "pairs",
-    "seconds",
-    "some_seconds",
-    "verb",
-]
+__all__ = ["Common", "pairs", "seconds", "some_seconds", "understood"]
 
 
 class Common(msgspec.Struct):
@@ -138,28 +126,6 @@ class Common(msgspec.Struct):
         return msgspec.structs.replace(url, password=self.password)
 
 
-def files(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
-    """For flags that take a file's name: the shell completes these itself."""
-    return []
-
-
-def complete_address(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
-    """Schemes, and behind a broker's URL the kinds of destination. Loads no driver."""
-    from ..registry import kinds, schemes
-
-    found = [f"{scheme}:./" if scheme == "sqlite" else f"{scheme}://" for scheme in schemes()]
-    scheme, separator, rest = incomplete.partition("://")
-    if separator and "/" in rest and scheme in schemes():
-        base = incomplete.rpartition("/")[0]
-        found += [f"{base}/{kind}:" for kind in kinds(scheme)]
-    return [text for text in found if text.startswith(incomplete)]
-
-
-AddressArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="ADDRESS", show_default=False, autocompletion=complete_address)
-]
-
-
 def shown_url(text: str) -> str:
     """What the user wrote for a broker, with its password masked."""
     from ..address import parse_broker
@@ -210,45 +176,8 @@ def _password(env: Env, file: str | None) -> str | None:
     return password
 
 
-class Flags(msgspec.Struct):
-    """A group of flags: each field, annotated for Typer, is one. ``verb`` knows them."""
-
-
-class _CommonFlags(Flags):
-    broker: Annotated[
-        str | None,
-        typer.Option("--broker", "-b", metavar="URL", help="Broker of a bare destination."),
-    ] = None
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", "-O", metavar="NAME=VALUE", help="What one broker alone has."),
-    ] = None
-    password_file: Annotated[
-        str | None,
-        typer.Option(
-            "--password-file",
-            metavar="FILE",
-            help="The password is this file's first line (or is in MQCLI_PASSWORD).",
-            autocompletion=files,
-        ),
-    ] = None
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Do not verify TLS certificates.")
-    ] = False
-    connect_timeout: Annotated[
-        str, typer.Option("--connect-timeout", metavar="T", help="Time to connect in.")
-    ] = "10s"
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="T", help="Time for everything.")
-    ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors.")] = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what is done, and counts.")
-    ] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
-
-
-def _understood(env: Env, flags: _CommonFlags, verb: str) -> Common:
+def understood(env: Env, flags: CommonFlags, verb: str) -> Common:
+    """Raises UsageError."""
     env.quiet, env.verbose = flags.quiet, flags.verbose
     if env.quiet and env.verbose:
         raise UsageError("--quiet and --verbose cannot both be meant")
@@ -264,46 +193,3 @@ def _understood(env: Env, flags: _CommonFlags, verb: str) -> Common:
     if common.connect_timeout <= 0:
         raise UsageError("--connect-timeout must be longer than 0")
     return common
-
-
-def _expanded(cls: type[Flags]) -> list[inspect.Parameter]:
-    hints = get_type_hints(cls, include_extras=True)
-    return [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name]
-        )
-        for name, default in zip(cls.__struct_fields__, cls.__struct_defaults__, strict=True)
-    ]
-
-
-def verb(function: Callable[..., int]) -> Callable[..., int]:
-    """Make ``function(env, common, …)`` into what Typer registers: its own parameters, those of
-    type Flags taken apart, then the flags that every verb has."""
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
-    name = function.__module__.rpartition(".")[2]
-    groups: dict[str, type[Flags]] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in own:
-        kind = parameter.annotation
-        if isinstance(kind, type) and issubclass(kind, Flags):
-            groups[parameter.name] = kind
-            parameters += _expanded(kind)
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    parameters += _expanded(_CommonFlags)
-
-    def call(**given: Any) -> int:
-        env = click.get_current_context().obj
-        assert isinstance(env, Env)
-
-        def take(cls: type[Flags]) -> Any:
-            return cls(**{field: given.pop(field) for field in cls.__struct_fields__})
-
-        common = _understood(env, take(_CommonFlags), name)
-        made = {argument: take(cls) for argument, cls in groups.items()}
-        return function(env, common, **made, **given)
-
-    call.__name__, call.__doc__ = name, function.__doc__
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call

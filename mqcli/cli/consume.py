@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from ..errors import MqcliError
-from ..operations.read import ReadReport, consume
-from ..operations.stop import Stop, Stopped
-from ..operations.streams import ByteSink
-from ..reader import Reader
-from . import reading as r
-from .common import AddressArgument, Common, verb
 from .env import Env
-from .running import run
-from .shell import shown
+from .flags import AddressArgument, GroupFlag, ReadingFlags, verb
+
+if TYPE_CHECKING:
+    from ..reader import Reader
+    from .common import Common
+    from .reading import Reading
 
 
 @verb
@@ -23,17 +18,22 @@ def main(
     env: Env,
     common: Common,
     address: AddressArgument,
-    reading: r.ReadingFlags,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", "-g", metavar="NAME", help="On a log: share and commit as NAME."),
-    ] = None,
+    reading: ReadingFlags,
+    group: GroupFlag = None,
 ) -> int:
     """Take messages from ADDRESS, and write them to standard output.
 
     A message is acknowledged after it was written. From a queue it is taken for good; on a log
     it is committed for the --group, and without a group reading leaves nothing behind.
     """
+    from ..errors import MqcliError
+    from ..operations.read import ReadReport, consume
+    from ..operations.stop import Stop, Stopped
+    from ..operations.streams import ByteSink
+    from . import reading as r
+    from .running import run
+    from .shell import shown
+
     wanted = r.understand(env, reading)
     env.require_stdout()
     client = common.client(env, address, wanted.limits)
@@ -71,7 +71,7 @@ def main(
     )
 
 
-def _announced(reader: Reader, group: str | None, wanted: r.Reading) -> str:
+def _announced(reader: Reader, group: str | None, wanted: Reading) -> str:
     """What is being taken from where."""
     if group is not None:
         return f"taking messages from {reader.where} for the group {group}"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from ..errors import ExitCode
-from ..operations import admin as op
-from .admin import Yes, agreed, once
-from .common import AddressArgument, Common, verb
+from typing import TYPE_CHECKING
+
 from .env import Env
+from .flags import AddressArgument, YesFlag, verb
+
+if TYPE_CHECKING:
+    from .common import Common
 
 
 @verb
-def main(env: Env, common: Common, address: AddressArgument, yes: Yes = False) -> int:
+def main(env: Env, common: Common, address: AddressArgument, yes: YesFlag = False) -> int:
     """Remove ADDRESS with all its messages. Asks first, or takes --yes."""
+    from ..errors import ExitCode
+    from ..operations import admin as op
+    from .admin import agreed, once
+
     client = common.client(env, address)
     if not agreed(env, client, yes, "the removal"):
         return ExitCode.NOT_ALL

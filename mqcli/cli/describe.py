@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ..operations import admin as op
-from ..transport import Inspects
-from .admin import once
-from .common import AddressArgument, Common, verb
 from .env import Env
-from .showing import Format, facts, json_line
+from .flags import AddressArgument, FactsFormat, GroupFlag, verb
+
+if TYPE_CHECKING:
+    from .common import Common
 
 
 @verb
@@ -19,12 +16,15 @@ def main(
     env: Env,
     common: Common,
     address: AddressArgument,
-    group: Annotated[
-        str | None, typer.Option("--group", "-g", metavar="NAME", help="This group on it.")
-    ] = None,
-    output: Format = "auto",
+    group: GroupFlag = None,
+    output: FactsFormat = "auto",
 ) -> int:
     """Show what is known of ADDRESS, or of a group on it."""
+    from ..operations import admin as op
+    from ..transport import Inspects
+    from .admin import once
+    from .showing import facts, json_line
+
     env.require_stdout()
     client = common.client(env, address)
     client.make(Inspects)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..address import Address
-from ..errors import UsageError
-from ..operations import admin as op
-from ..options import nearest
-from ..registry import kinds
-from ..transport import Entry
-from .admin import BrokerArgument, broker, once
-from .common import Common, verb
 from .env import Env
-from .showing import Format, json_line, table
+from .flags import BrokerArgument, FactsFormat, verb
+
+if TYPE_CHECKING:
+    from ..transport import Entry
+    from .common import Common
 
 
 @verb
@@ -27,12 +23,20 @@ def main(
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="Only destinations of this kind.")
     ] = None,
-    output: Format = "auto",
+    output: FactsFormat = "auto",
 ) -> int:
     """Show the destinations of a BROKER, and how many messages each holds.
 
     The first column is what an address has behind the broker's URL and a slash.
     """
+    from ..address import Address
+    from ..errors import UsageError
+    from ..operations import admin as op
+    from ..options import nearest
+    from ..registry import kinds
+    from .admin import broker, once
+    from .showing import json_line, table
+
     env.require_stdout()
     cls, target = broker(env, common, url)
     assert target.address.broker is not None

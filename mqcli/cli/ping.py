@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..operations import admin as op
-from .admin import BrokerArgument, broker, once
-from .common import Common, verb
 from .env import Env
-from .showing import Format, facts, json_line
+from .flags import BrokerArgument, FactsFormat, verb
+
+if TYPE_CHECKING:
+    from .common import Common
 
 
 @verb
-def main(env: Env, common: Common, url: BrokerArgument = None, output: Format = "auto") -> int:
+def main(env: Env, common: Common, url: BrokerArgument = None, output: FactsFormat = "auto") -> int:
     """See whether a BROKER answers and lets us in, and how long one round trip takes."""
+    from ..operations import admin as op
+    from .admin import broker, once
+    from .showing import facts, json_line
+
     env.require_stdout()
     cls, target = broker(env, common, url)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import msgspec
-import typer
 
 from ..client import Client, Limits
 from ..errors import ExitCode, NotFound, UsageError
@@ -18,69 +16,12 @@ from ..operations.stop import Stop, Stopped
 from ..position import END, Start, parse_range
 from ..reader import OnGap
 from ..transport import Gap, Span
-from .common import Flags, seconds, some_seconds
+from .common import seconds, some_seconds
 from .env import Env
+from .flags import ReadingFlags
 from .shell import shown, trace
 
-__all__ = ["Listener", "Reading", "ReadingFlags", "ended", "summary", "understand"]
-
-
-class ReadingFlags(Flags):
-    """Which messages, when to end, how they are written."""
-
-    count: Annotated[
-        int | None,
-        typer.Option("--count", "-c", min=1, metavar="N", help="Stop after N delivered messages."),
-    ] = None
-    end: Annotated[
-        bool, typer.Option("--end", "-e", help="Stop at the end that stood when reading began.")
-    ] = False
-    last: Annotated[
-        int | None,
-        typer.Option("--last", "-n", min=0, metavar="N", help="The last N first (as --from -N)."),
-    ] = None
-    from_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="START",
-            help="beginning, end, +N, -N, a position, @TIME, or a range A..B.",
-        ),
-    ] = None
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="STOP", help="Stop before this; as START.")
-    ] = None
-    output: Annotated[
-        Literal["auto", "value", "raw", "json", "hex"],
-        typer.Option("--output", "-o", metavar="FORMAT", help="auto, value, raw, json or hex."),
-    ] = "auto"
-    embed_json: Annotated[
-        bool, typer.Option("--embed-json", help="With -o json: values that are JSON as such.")
-    ] = False
-    nul: Annotated[
-        bool, typer.Option("--nul", help="End each value with a NUL byte, not a newline.")
-    ] = False
-    delimiter: Annotated[
-        str | None,
-        typer.Option("--delimiter", "-D", metavar="TEXT", help="What ends each value."),
-    ] = None
-    idle: Annotated[
-        str | None, typer.Option("--idle", metavar="T", help="Stop when nothing came for so long.")
-    ] = None
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the destination to appear.")] = (
-        False
-    )
-    on_gap: Annotated[
-        OnGap | None,
-        typer.Option(
-            "--on-gap",
-            metavar="ACTION",
-            help="Where messages may have passed unseen: report, fail, earliest or latest.",
-        ),
-    ] = None
-    reconnect_for: Annotated[
-        str, typer.Option("--reconnect-for", metavar="T", help="How long to try a lost broker.")
-    ] = "60s"
+__all__ = ["Listener", "Reading", "ended", "summary", "understand"]
 
 
 class Reading(msgspec.Struct):
@@ -233,6 +174,8 @@ def ended(env: Env, report: ReadReport, where: str, *, acks: bool) -> int:
         trace(env, report.error)
         env.error(f"mqcli: {shown(report.error)}")
     text = f"mqcli: {summary(report, where, acks=acks)}"
+    if not report.delivered and report.error is not None:
+        return code
     if code not in (ExitCode.OK, ExitCode.TIME_LIMIT) or report.late:
         env.error(text)
     elif not report.output_closed:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
-
-import typer
+from typing import Any
 
 from ..formats.envelope_writer import encode_line
 from ..formats.escaping import escape
 from .env import Env
 
-__all__ = ["Format", "facts", "json_line", "table"]
-
-Format: TypeAlias = Annotated[
-    Literal["auto", "json"],
-    typer.Option("--output", "-o", metavar="FORMAT", help="auto (text) or json."),
-]
+__all__ = ["facts", "json_line", "table"]
 
 
 def json_line(env: Env, value: Mapping[str, Any]) -> None:

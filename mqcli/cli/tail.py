@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from ..errors import MqcliError
-from ..operations.read import ReadReport
-from ..operations.stop import Stop, Stopped
-from ..operations.streams import ByteSink
-from ..operations.tail import tail
-from . import reading as r
-from .common import Common, complete_address, verb
 from .env import Env
-from .running import run
+from .flags import AddressesArgument, ReadingFlags, verb
+
+if TYPE_CHECKING:
+    from .common import Common
 
 
 @verb
 def main(
     env: Env,
     common: Common,
-    addresses: Annotated[
-        list[str],
-        typer.Argument(metavar="ADDRESS...", show_default=False, autocompletion=complete_address),
-    ],
-    reading: r.ReadingFlags,
+    addresses: AddressesArgument,
+    reading: ReadingFlags,
 ) -> int:
     """Watch one or more ADDRESSes, from now on, and take nothing from anyone.
 
     What several of them see is merged in one view, as it arrives.
     """
+    from ..errors import MqcliError
+    from ..operations.read import ReadReport
+    from ..operations.stop import Stop, Stopped
+    from ..operations.streams import ByteSink
+    from ..operations.tail import tail
+    from . import reading as r
+    from .running import run
+
     wanted = r.understand(env, reading)
     env.require_stdout()
     clients = common.clients(env, addresses, wanted.limits)
