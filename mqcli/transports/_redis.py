@@ -33,6 +33,8 @@ PRIVATE = ("_writer",)
 """What is used of redis-py's connection although it is private."""
 
 _MAX_REDIRECTS = 16
+# proto-max-bulk-len: its least possible value and its default (redis.conf).
+_SMALLEST_LIMIT, _USUAL_LIMIT = 1 << 20, 512 << 20
 
 pack: Callable[..., bytes] = lambda *args: hiredis.pack_command(args)  # noqa: E731
 """One command as RESP bytes; arguments are bytes, str (UTF-8) or int."""
@@ -140,6 +142,8 @@ class RedisLink:
         self._wires: dict[tuple[str, int], Wire] = {}
         self._tail: asyncio.Future[None] | None = None
         self._moving = False
+        self._max_bulk: int | None = None
+        self._learning: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connect and log in. Raises BrokerUnavailable within the target's ``connect_timeout``,
@@ -411,6 +415,20 @@ class RedisLink:
                 return got[: moved[len(answers)]], lost
         return got, cause
 
+    async def max_bulk(self, largest: int) -> int:
+        """Bytes that one value may have; the server hangs up on a longer one. It is asked only
+        when ``largest`` makes that worth while. Overlapping callers go on in the order called."""
+        if self._max_bulk is None and (largest > _SMALLEST_LIMIT or self._learning is not None):
+            if self._learning is None:
+                self._learning = asyncio.create_task(self._learn())
+            await asyncio.shield(self._learning)
+        return self._max_bulk or _USUAL_LIMIT
+
+    async def _learn(self) -> None:
+        got, _ = await self.exchange(pack("CONFIG", "GET", "proto-max-bulk-len"), 1, 10.0)
+        told = got[0] if got and isinstance(got[0], list) else []
+        self._max_bulk = int(told[1]) if len(told) == 2 else _USUAL_LIMIT
+
     def error(self, reply: ReplyError) -> MqcliError:
         """What an error reply means."""
         return errors.from_reply(str(reply), self.where)
@@ -429,6 +447,9 @@ class RedisLink:
 
     async def aclose(self) -> None:
         """Safe twice, after a failed open, and when cancelled. Awaited replies get the cause."""
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
         wires = {id(wire): wire for wire in (*self._wires.values(), self._wire) if wire}
         self._wires, self._wire = {}, None
         for wire in wires.values():

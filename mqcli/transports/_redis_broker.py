@@ -52,7 +52,7 @@ class RedisBroker(Broker):
         """Streams and lists with their lengths, channels with their subscribers; a pattern cannot
         be listed, and a channel without a subscriber does not exist."""
         found: dict[tuple[str, bytes], Entry] = {}
-        nodes = self._link.masters or [None]
+        nodes: list[tuple[str, int] | None] = [*self._link.masters] or [None]
         for node in nodes:
             link = self._link if node is None else await self._link.sibling(node)
             for each, length in (("stream", "XLEN"), ("list", "LLEN")):
