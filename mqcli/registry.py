@@ -62,9 +62,13 @@ def _plugins() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def schemes() -> list[str]:
-    """Every scheme an address may begin with, plugins included."""
-    return sorted({*_FAMILIES, *(name.partition(":")[0] for name in _plugins())})
+def schemes(*, plugins: bool = True) -> list[str]:
+    """Every scheme an address may begin with. Finding the plugins takes a while: completion asks
+    without them first."""
+    found = set(_FAMILIES)
+    if plugins:
+        found.update(name.partition(":")[0] for name in _plugins())
+    return sorted(found)
 
 
 def _family(scheme: str) -> str:

@@ -48,8 +48,14 @@ def complete_broker(ctx: typer.Context, args: list[str], incomplete: str) -> lis
     """Schemes. Loads no driver."""
     from ..registry import schemes
 
-    found = [f"{scheme}:./" if scheme == "sqlite" else f"{scheme}://" for scheme in schemes()]
-    return [text for text in found if text.startswith(incomplete)]
+    for plugins in (False, True):
+        found = [
+            f"{scheme}:./" if scheme == "sqlite" else f"{scheme}://"
+            for scheme in schemes(plugins=plugins)
+        ]
+        if matching := [text for text in found if text.startswith(incomplete)]:
+            return matching
+    return []
 
 
 def complete_address(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
