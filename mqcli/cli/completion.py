@@ -39,14 +39,18 @@ _ZSH = """\
 #compdef mqcli
 # zsh completion for mqcli, printed by: mqcli --show-completion zsh
 _mqcli() {
-    local line
+    local line value
     local -a closed open
     for line in "${(@f)$(_MQCLI_COMPLETE=zsh $words[1] "${(@Q)words[1,CURRENT]}" 2>/dev/null)}"; do
-        [[ -n $line ]] || continue
-        if [[ ${line%%$'\\t'*} == *[/:=] ]]; then
-            open+=("${${${line%%$'\\t'*}//\\\\/\\\\\\\\}//:/\\\\:}:${line#*$'\\t'}")
+        value=${line%%$'\\t'*}
+        [[ -n $value ]] || continue
+        # A colon in a value would end it.
+        line=${value//:/\\\\:}${line#$value}
+        line=${line/$'\\t'/:}
+        if [[ $value == *[/:=] ]]; then
+            open+=("$line")
         else
-            closed+=("${${${line%%$'\\t'*}//\\\\/\\\\\\\\}//:/\\\\:}:${line#*$'\\t'}")
+            closed+=("$line")
         fi
     done
     if (( ! $#closed && ! $#open )); then
