@@ -234,9 +234,9 @@ class Places:
 class StreamFeed(Feed):
     """What both ways of reading share: one command under way, and what is to be handed out."""
 
-    def __init__(self, decoder: Decoder, stop: Id | None) -> None:
+    def __init__(self, decoder: Decoder, stop: Id | None, limit: int | None) -> None:
         super().__init__()
-        self._decoder, self._stop = decoder, stop
+        self._decoder, self._stop, self._left = decoder, stop, limit
         self._ready: list[Received] = []
         self._task: asyncio.Task[list[Any]] | None = None
         self._count = _FIRST_COUNT
@@ -252,7 +252,11 @@ class StreamFeed(Feed):
         return self._decoder.messages(entries)
 
     def _may_take(self) -> bool:
-        return not self._finished and self._failure is None
+        return not self._finished and self._failure is None and self._left != 0
+
+    def _ask(self) -> int:
+        """How many entries may be asked for."""
+        return self._count if self._left is None else min(self._count, self._left)
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
         self._max = (max_messages, max_bytes)
@@ -264,18 +268,20 @@ class StreamFeed(Feed):
                 if not self._may_take():
                     self.ended = self._finished
                     if not self.ended:
-                        await asyncio.sleep(wait)  # the limit is held: nothing may be taken
+                        await asyncio.sleep(wait)  # the limit is reached: nothing may be taken
                     return ()
                 self._task = asyncio.create_task(self._take())
             left = deadline - time.monotonic()
             done, _ = await asyncio.wait((self._task,), timeout=max(left, 0))
-            if not done:
+            if not done or self._task is None:  # closed meanwhile
                 return ()
             entries = self._collect()
-            if self._may_take():
-                self._task = asyncio.create_task(self._take())
-                await asyncio.sleep(0)  # let it write, so that the server works while we do
-            self._ready += self._make(entries)
+            try:
+                if self._may_take():
+                    self._task = asyncio.create_task(self._take())
+                    await asyncio.sleep(0)  # let it write, so that the server works while we do
+            finally:  # cancelled here too: nothing that was taken is lost
+                self._ready += self._make(entries)
         given = self._cut(max_messages, max_bytes)
         self.ended = self._finished and not self._ready and self._task is None
         return given
@@ -331,9 +337,16 @@ class LogFeed(StreamFeed):
     """A stream read for oneself: nothing is taken and nothing left behind."""
 
     def __init__(
-        self, link: RedisLink, key: bytes, decoder: Decoder, after: Id, stop: Id | None, last: Id
+        self,
+        link: RedisLink,
+        key: bytes,
+        decoder: Decoder,
+        after: Id,
+        stop: Id | None,
+        last: Id,
+        limit: int | None,
     ) -> None:
-        super().__init__(decoder, stop)
+        super().__init__(decoder, stop, limit)
         self._link, self._key = link, key
         self._after, self._given = after, after
         # All that can come before the stop is there already: an empty reply is the end.
@@ -342,7 +355,7 @@ class LogFeed(StreamFeed):
 
     async def _take(self) -> list[Any]:
         block = () if self._bounded else ("BLOCK", round(BLOCK * 1000))
-        count = self._count
+        count = self._ask()
         packed = pack("XREAD", "COUNT", count, *block, "STREAMS", self._key, str(self._after))
         got, cause = await self._link.exchange(
             packed + pack("EXISTS", self._key), 2, ANSWER + BLOCK
@@ -364,6 +377,8 @@ class LogFeed(StreamFeed):
             self._finished = True
             entries = [entry for entry in entries if to_id(entry[0]) < stop]
         self._after = last
+        if self._left is not None:
+            self._left -= len(entries)
         return entries
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:

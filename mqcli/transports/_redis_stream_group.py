@@ -53,11 +53,10 @@ class GroupFeed(StreamFeed):
         stop: Id | None,
         limit: int | None,
     ) -> None:
-        super().__init__(decoder, stop)
+        super().__init__(decoder, stop, limit)
         self._link, self._control, self._key, self._group = link, control, key, group
         self._name = consumer_name(link.target)
         self._idle = max(1, round(claim_after * 1000))
-        self._left = limit
         self._last: Id | None = None
         """The last entry that is wanted, where the stop is not in the future."""
         self._added = self._ahead = 0
@@ -75,7 +74,9 @@ class GroupFeed(StreamFeed):
         if self._stop is not None and self._stop <= last.behind():
             self._last = self._stop.before()
             self._added = added if self._last == last else 0
-        self._client_id = await self._link.call("CLIENT", "ID", timeout=ANSWER)
+        # Needed to end a blocked read early; where it is forbidden, the read ends by itself.
+        got, _ = await self._link.exchange(pack("CLIENT", "ID"), 1, ANSWER)
+        self._client_id = next((reply for reply in got if isinstance(reply, int)), None)
         await self._release()  # what this reader held before it was reconnected
         self._renewal = asyncio.create_task(self._renew())
 
@@ -108,9 +109,6 @@ class GroupFeed(StreamFeed):
             f"the group {self._group!r} does not exist any more", where=self._control.where
         )
 
-    def _may_take(self) -> bool:
-        return super()._may_take() and self._left != 0
-
     async def _take(self) -> list[Any]:
         now = time.monotonic()
         if now >= self._next_claim or self._cursor != b"0-0":
@@ -122,12 +120,12 @@ class GroupFeed(StreamFeed):
         return await self._read()
 
     async def _read(self) -> list[Any]:
-        count = self._count if self._left is None else min(self._count, self._left)
+        count = self._ask()
         bounded = self._last is not None
         if bounded:
             count = await self._count_ahead(count)
             if not count:
-                self._finished = True
+                self._finished = self._cursor == b"0-0"  # else there is more to take over
                 return []
         block = () if bounded else ("BLOCK", round(BLOCK * 1000))
         reply = await self._call_read(
@@ -180,7 +178,7 @@ class GroupFeed(StreamFeed):
 
     async def _claim(self) -> list[Any]:
         """What others have left pending for too long."""
-        count = self._count if self._left is None else min(self._count, self._left)
+        count = self._ask()
         reply = await self._control.call(
             "XAUTOCLAIM", self._key, self._group, self._name, self._idle, self._cursor,
             "COUNT", count, timeout=ANSWER,
@@ -269,7 +267,7 @@ class GroupFeed(StreamFeed):
         """Keep what is held fresh, and only what is still ours, so that a slow output does not
         lose it to others. When the connection breaks ``receive`` tells."""
         while True:
-            await asyncio.sleep(self._idle / 3000)
+            await asyncio.sleep(max(self._idle / 3000, 0.02))
             try:
                 start, page = b"-", [b""]
                 while page and self._held:
@@ -311,7 +309,7 @@ class GroupFeed(StreamFeed):
         """A read that is under way may still take entries: let it end before giving back."""
         if self._task is None:
             return
-        if not self._task.done():
-            unblock = pack("CLIENT", "UNBLOCK", self._client_id or 0)
+        if not self._task.done() and self._client_id is not None:
+            unblock = pack("CLIENT", "UNBLOCK", self._client_id)
             await self._control.exchange(unblock, 1, ANSWER)
         await asyncio.wait((self._task,))

@@ -76,8 +76,11 @@ class Wire(asyncio.Protocol):
         if self.broken is not None:
             raise self.broken
         pending = Pending(replies, timeout, self.loop)
-        self._queue.append(pending)
-        self._watch(pending.since + timeout)
+        if replies:
+            self._queue.append(pending)
+            self._watch(pending.since + timeout)
+        else:
+            pending.settle(None)
         self._write(packed)
         return pending.future
 

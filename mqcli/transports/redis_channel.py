@@ -243,17 +243,22 @@ class ChannelFeed(Feed):
         )
 
     async def _ping(self) -> None:
-        """Any byte is a sign of life; without one for two periods the link is dead."""
+        """Any byte is a sign of life; a ping without one for a period means that the link is dead.
+        A process that slept has to ask first."""
         wire = self._wire
-        while wire.broken is None:
-            silent = wire.loop.time() - wire.heard
-            if silent >= 2 * _PING_EVERY:
-                wire.abort(f"{wire.peer} has not answered for {silent:.0f} s")
+        while True:
+            quiet = wire.loop.time() - wire.heard
+            await asyncio.wait((wire.closed,), timeout=max(_PING_EVERY - quiet, 0.1))
+            if wire.broken is not None:
                 break
-            if silent >= _PING_EVERY:
-                wire.write(pack(b"PING"))
-            due = _PING_EVERY - (silent % _PING_EVERY)
-            await asyncio.wait((wire.closed,), timeout=due)
+            if wire.loop.time() - wire.heard < _PING_EVERY:
+                continue
+            asked = wire.loop.time()
+            wire.write(pack(b"PING"))
+            await asyncio.wait((wire.closed,), timeout=_PING_EVERY)
+            if wire.broken is None and wire.heard < asked:
+                wire.abort(f"{wire.peer} left a ping unanswered for {_PING_EVERY:g} s")
+                break
         self._arrived.set()
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
@@ -321,6 +326,7 @@ class ChannelFeed(Feed):
             await asyncio.gather(self._pinging, return_exceptions=True)
         self._chunks.clear()
         await self._link.aclose()
+        self._arrived.set()
 
 
 def _now_ms() -> int:

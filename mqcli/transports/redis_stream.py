@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from ..errors import MqcliError, NotFound, Refused, UsageError
 from ..message import Message
 from ..options import Duration
-from ..position import BEGINNING, END
+from ..position import BEGINNING, END, Start
 from ..transport import (
     Consumes,
     Feed,
@@ -195,7 +195,7 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
 
     async def subscribe(self, span: Span, group: str | None, limit: int | None) -> Feed:
         if group is None:
-            return await self._log(span, BEGINNING)
+            return await self._log(span, BEGINNING, limit)
         places = Places(self._link, self._key)
         await places.look()
         start = await places.start(span.start or BEGINNING)
@@ -230,14 +230,14 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
         return ""
 
     async def tail(self, span: Span) -> Feed:
-        return await self._log(span, END)
+        return await self._log(span, END, None)
 
-    async def _log(self, span: Span, usual: Any) -> Feed:
+    async def _log(self, span: Span, usual: Start, limit: int | None) -> Feed:
         places = Places(self._link, self._key)
         await places.look()
         start = await places.start(span.start or usual)
         stop = None if span.stop is None else await places.stop(span.stop)
-        return LogFeed(self._link, self._key, self._decoder(), start, stop, places.last)
+        return LogFeed(self._link, self._key, self._decoder(), start, stop, places.last, limit)
 
     def _decoder(self) -> Decoder:
         options = self.target.options
