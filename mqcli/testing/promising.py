@@ -37,9 +37,10 @@ class Promising:
         match t.keeps:
             case "nothing":
                 assert not spot.client.supports(Consumes), "there is nothing to take"
-                assert t.ack == "none" and not t.starts
+                assert t.ack == "none" and t.starts <= {"end"}
             case "until-taken":
                 assert t.shares and not t.fans_out and not t.starts
+                assert t.watch_starts <= {"beginning", "end", "skip", "last"}, "no places"
             case "log":
                 assert t.fans_out and {"beginning", "end"} <= t.starts
         assert ("after" in t.starts) == (t.keeps == "log"), "a log's reader goes on behind a place"
