@@ -162,9 +162,9 @@ class Cluster:
         self.nodes: dict[int, tuple[str, int]] = {}
         self._login = login(target)
         self._tls: ssl.SSLContext | None = None
-        self._wires: dict[int, Wire] = {}
+        self._wires: dict[tuple[int, bool], Wire] = {}
         self._bootstrap: Wire | None = None
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._locks: dict[tuple[int, bool], asyncio.Lock] = {}
         self._client = target.client_name.replace(" ", "/").replace("/", "-", 1)
 
     @property
@@ -212,14 +212,16 @@ class Cluster:
                 rest = self._login.mechanisms[1:]
                 self._login = Login(rest, self._login.username, self._login.password)
 
-    async def wire(self, node: int) -> Wire:
-        """The connection to a broker. Raises BrokerUnavailable that names what it advertises,
-        AccessDenied."""
-        found = self._wires.get(node)
+    async def wire(self, node: int, *, apart: bool = False) -> Wire:
+        """The connection to a broker; ``apart`` is a second one, for requests that a broker answers
+        late, and everything behind them with it. Raises ConnectionLost that names what the broker
+        advertises, AccessDenied."""
+        key = (node, apart)
+        found = self._wires.get(key)
         if found is not None and found.broken is None:
             return found
-        async with self._locks.setdefault(node, asyncio.Lock()):
-            found = self._wires.get(node)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            found = self._wires.get(key)
             if found is not None and found.broken is None:
                 return found
             if node not in self.nodes:
@@ -239,17 +241,18 @@ class Cluster:
                     hint=f"{host}:{port} is what the broker itself advertises"
                     " (advertised.listeners)",
                 ) from exc
-            self._wires[node] = made
+            self._wires[key] = made
             return made
 
     def ready_wire(self, node: int) -> Wire | None:
         """The connection to a broker if there is one now."""
-        found = self._wires.get(node)
+        found = self._wires.get((node, False))
         return found if found is not None and found.broken is None else None
 
     async def any_wire(self) -> Wire:
         """A connection to whichever broker can be reached. Raises ConnectionLost, AccessDenied."""
-        for wire in (self._bootstrap, *self._wires.values()):
+        ours = [wire for (_, apart), wire in self._wires.items() if not apart]
+        for wire in (self._bootstrap, *ours):
             if wire is not None and wire.broken is None:
                 return wire
         last: MqcliError | None = None
@@ -260,10 +263,12 @@ class Cluster:
                 last = exc
         raise last or ConnectionLost("not connected", where=self.where)
 
-    async def call(self, request: Any, node: int | None = None, timeout: float = 0) -> Any:
+    async def call(
+        self, request: Any, node: int | None = None, timeout: float = 0, *, apart: bool = False
+    ) -> Any:
         """The answer of broker ``node`` (None: of any). Raises ConnectionLost, AccessDenied,
         Unsupported."""
-        wire = await (self.any_wire() if node is None else self.wire(node))
+        wire = await (self.any_wire() if node is None else self.wire(node, apart=apart))
         return await wire.call(request, timeout or self.patience)
 
     async def metadata(self, topics: Sequence[str] | None, timeout: float = 0) -> Any:

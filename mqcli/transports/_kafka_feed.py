@@ -54,6 +54,8 @@ class FetchFeed(Feed):
         self.fetcher = Fetcher(
             cluster, committed=how.committed, few=limit is not None and limit <= 100
         )
+        self.holding = False
+        """Nothing is handed out now."""
         self._current: _Open | None = None
         self._heads: dict[int, list[Received]] = {}
         self._latest: dict[int, int] = {}
@@ -84,7 +86,9 @@ class FetchFeed(Feed):
                 return ()
             self.fetcher.arrived.clear()
             await self._mend()
-            out = self._ordered(room) if self.how.ordered else self._arrived(room, max_bytes)
+            out: list[Received] = []
+            if not self.holding:
+                out = self._ordered(room) if self.how.ordered else self._arrived(room, max_bytes)
             if out:
                 if self.left is not None:
                     self.left -= len(out)

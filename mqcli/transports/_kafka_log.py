@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import re
 import time
+from collections import Counter
 
 from ..errors import ConnectionLost, NotFound
 from ..position import Start
@@ -24,7 +25,7 @@ from ._kafka_offsets import (
     stop_places,
 )
 
-__all__ = ["LogFeed"]
+__all__ = ["LogFeed", "last_places"]
 
 
 class LogFeed(FetchFeed):
@@ -90,7 +91,7 @@ class LogFeed(FetchFeed):
             first = await offsets(self.cluster, topic, numbers, EARLIEST, committed=committed)
             places = {number: begun.get(number, first[number]) for number in numbers}
         elif start.kind == "last":
-            places = await self._last(topic, numbers, start.count, stops)
+            places = await last_places(self.cluster, self.how, topic, numbers, start.count, stops)
         else:
             places, gaps = await start_places(
                 self.cluster, topic, numbers, start, source, committed=committed
@@ -109,57 +110,6 @@ class LogFeed(FetchFeed):
                 numbers = [int(pair.partition(":")[0]) for pair in token.split(",")]
                 return parse_places(token, numbers, self.where)
         return {}
-
-    async def _last(self, topic: str, numbers: list[int], count: int, stops: Places) -> Places:
-        """Where the last ``count`` messages in all begin, by timestamp over the partitions."""
-        committed = self.how.committed
-        first, ends = await asyncio.gather(
-            offsets(self.cluster, topic, numbers, EARLIEST, committed=committed),
-            offsets(self.cluster, topic, numbers, LATEST, committed=committed),
-        )
-        ends |= {number: min(stop, ends[number]) for number, stop in stops.items()}
-        if len(numbers) == 1 and count == 0:
-            return ends
-        span = max(1, count)
-        while True:
-            begin = {n: max(first[n], ends[n] - span) for n in numbers}
-            seen = await self._seen(topic, begin, ends)
-            short = [
-                n
-                for n in numbers
-                if begin[n] > first[n] and sum(1 for _, m, _ in seen if m == n) < count
-            ]
-            if not short:
-                break
-            span *= 4  # holes: a compacted topic, or transactions
-        newest = heapq.nlargest(count, seen)
-        places = dict(ends)
-        for _, number, offset in newest:
-            places[number] = min(places[number], offset)
-        return places
-
-    async def _seen(self, topic: str, begin: Places, ends: Places) -> list[tuple[int, int, int]]:
-        """(timestamp, partition, offset) of every message between."""
-        heads = await leaders(self.cluster, topic, begin)
-        source = self.source(topic)
-        how = Reading(committed=self.how.committed, check=False, skip_unreadable=True)
-        look = FetchFeed(self.cluster, how, None)
-        look.fetcher.add(
-            Slot(topic, n, source, heads[n], begin[n], ends[n]) for n in begin if begin[n] < ends[n]
-        )
-        seen: list[tuple[int, int, int]] = []
-        since = time.monotonic()
-        try:
-            while look.fetcher.slots and not look.ended:
-                for message in await look.receive(10_000, 1 << 20, 1.0):
-                    number, _, offset = message.position.partition(":")
-                    seen.append((message.timestamp or 0, int(number), int(offset)))
-                    since = time.monotonic()
-                if time.monotonic() - since > self.cluster.patience:
-                    raise ConnectionLost("nothing comes", where=source)
-        finally:
-            await look.aclose()
-        return seen
 
     # -- FetchFeed
 
@@ -198,3 +148,54 @@ class LogFeed(FetchFeed):
         token = ";".join(f"{topic}/{spelled(places)}" for topic, places in tokens.items())
         start = Start("after", token=token) if token else None
         return Span(start, Start("at", token=spelled(stops)) if stops else None)
+
+
+async def last_places(
+    cluster: Cluster, how: Reading, topic: str, numbers: list[int], count: int, stops: Places
+) -> Places:
+    """Where the last ``count`` messages in all begin, by timestamp over the partitions."""
+    first, ends = await asyncio.gather(
+        offsets(cluster, topic, numbers, EARLIEST, committed=how.committed),
+        offsets(cluster, topic, numbers, LATEST, committed=how.committed),
+    )
+    ends |= {number: min(stop, ends[number]) for number, stop in stops.items()}
+    if count == 0:
+        return ends
+    span = count
+    while True:
+        begin = {n: max(first[n], ends[n] - span) for n in numbers}
+        seen = await _seen(cluster, how, topic, begin, ends)
+        counts = Counter(number for _, number, _ in seen)
+        if all(begin[n] <= first[n] or counts[n] >= count for n in numbers):
+            break
+        span *= 4  # holes: a compacted topic, or transactions
+    places = dict(ends)
+    for _, number, offset in heapq.nlargest(count, seen):
+        places[number] = min(places[number], offset)
+    return places
+
+
+async def _seen(
+    cluster: Cluster, how: Reading, topic: str, begin: Places, ends: Places
+) -> list[tuple[int, int, int]]:
+    """(timestamp, partition, offset) of every message between."""
+    heads = await leaders(cluster, topic, begin)
+    look = FetchFeed(cluster, Reading(how.committed, False, skip_unreadable=True), None)
+    look.fetcher.add(
+        Slot(topic, n, cluster.where, heads[n], begin[n], ends[n])
+        for n in begin
+        if begin[n] < ends[n]
+    )
+    seen: list[tuple[int, int, int]] = []
+    since = time.monotonic()
+    try:
+        while look.fetcher.slots and not look.ended:
+            for message in await look.receive(10_000, 1 << 20, 1.0):
+                number, _, offset = message.position.partition(":")
+                seen.append((message.timestamp or 0, int(number), int(offset)))
+                since = time.monotonic()
+            if time.monotonic() - since > cluster.patience:
+                raise ConnectionLost("nothing comes", where=cluster.where)
+    finally:
+        await look.aclose()
+    return seen

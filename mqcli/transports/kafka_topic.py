@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ..errors import ConnectionLost, MqcliError, Refused, UsageError
+from ..errors import ConnectionLost, MqcliError, Refused, Unsupported, UsageError
 from ..message import Message
+from ..options import Duration
 from ..position import BEGINNING, END
 from ..transport import Consumes, Feed, Outcome, Publishes, Span, Tails, Target, Traits
 from . import _kafka_admin as admin
 from ._kafka import Cluster, KafkaOptions, leaders, topic_name
 from ._kafka_feed import Reading
+from ._kafka_groups import GroupFeed
 from ._kafka_log import LogFeed
 from ._kafka_offsets import parse_partitions
 from ._kafka_producer import Batch, Producer, Settings
@@ -64,6 +66,10 @@ class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
     regex: Annotated[
         bool, Meta(description="the name is a regular expression over all topics (tail only)")
     ] = False
+    claim_after: Annotated[
+        Duration,
+        Meta(description="a group gives our partitions to others after so long without us"),
+    ] = Duration(30)
     check_crcs: Annotated[bool, Meta(description="verify the checksum of what is read")] = True
     skip_unreadable: Annotated[
         bool, Meta(description="go on behind a batch that cannot be decoded, with a gap")
@@ -90,6 +96,8 @@ class KafkaTopic(Publishes, Consumes, Tails):
 
     @classmethod
     def traits(cls, options: Any, group: str | None) -> Traits:
+        if group is not None and options.partitions:
+            raise UsageError("partitions= does not go with a group, which assigns them")
         if options.compression_level is not None and options.compression in ("none", "snappy"):
             raise UsageError(f"compression_level does not go with {options.compression}")
         return Traits(
@@ -257,7 +265,20 @@ class KafkaTopic(Publishes, Consumes, Tails):
         return feed
 
     async def subscribe(self, span: Span, group: str | None, limit: int | None) -> Feed:
-        return await self._log(span, limit, pattern=False, tail=False)
+        options = self.target.options
+        if options.regex:
+            raise Unsupported("regex=true works with tail only", where=self.target.where)
+        if group is None:
+            return await self._log(span, limit, pattern=False, tail=False)
+        feed = GroupFeed(
+            self._cluster, self._reading(), limit, self.name, group, options.claim_after
+        )
+        try:
+            await feed.open(span)
+        except BaseException:
+            await feed.aclose()
+            raise
+        return feed
 
     async def tail(self, span: Span) -> Feed:
         return await self._log(span, None, pattern=self.target.options.regex, tail=True)

@@ -1,0 +1,462 @@
+"""Reading as a member of a group: the partitions are shared, and offsets committed after the ack.
+
+The classic group protocol (*Consumer Group Protocol*): join, the leader assigns, sync, heartbeats.
+It runs beside the reading, so that an output that stands still costs no membership. Before it joins
+again a member waits a moment for what it has handed out to be acknowledged, and commits that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import (
+    ConsumerProtocolMemberAssignment,
+    ConsumerProtocolMemberMetadata,
+)
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.group import (
+    HeartbeatRequest,
+    JoinGroupRequest,
+    LeaveGroupRequest,
+    SyncGroupRequest,
+)
+
+from ..errors import ConnectionLost, MqcliError, UsageError
+from ..message import Received
+from ..position import BEGINNING, Start
+from ..transport import Span
+from . import _kafka_errors as errors
+from ._kafka import Cluster, leaders
+from ._kafka_feed import FetchFeed, Reading
+from ._kafka_fetcher import Slot
+from ._kafka_log import last_places
+from ._kafka_offsets import Places, spelled, start_places, stop_places
+
+__all__ = ["GroupFeed", "committed_places"]
+
+_HEARTBEAT = 0.5
+_COMMIT_EVERY = 0.05
+_SETTLE = 3.0
+"""Seconds that a rebalance waits for what was handed out to be acknowledged."""
+_LEAVE = 2.0
+_PAUSE = 0.1
+_LOOK_AGAIN = 10.0
+_REJOIN = frozenset(
+    {errors.ILLEGAL_GENERATION, errors.UNKNOWN_MEMBER, errors.REBALANCE_IN_PROGRESS}
+)
+_ELSEWHERE = frozenset(
+    {errors.COORDINATOR_LOADING, errors.COORDINATOR_NOT_AVAILABLE, errors.NOT_COORDINATOR}
+)
+_ASSIGNORS = {a.name: a for a in (RangePartitionAssignor, RoundRobinPartitionAssignor)}
+
+
+class Rejoin(Exception):
+    """Our membership, or its generation, is over."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(errors.text(code))
+        self.code = code
+
+
+async def committed_places(
+    cluster: Cluster, group: str, topic: str, numbers: Sequence[int], node: int | None = None
+) -> Places:
+    """The committed offset of each partition that has one. Raises AccessDenied, ConnectionLost."""
+    deadline = time.monotonic() + cluster.patience
+    while True:
+        at = await cluster.coordinator(group) if node is None else node
+        answer = await cluster.call(OffsetFetchRequest(group, [(topic, list(numbers))]), at)
+        rows = answer.topics[0][1] if answer.topics else []
+        codes = {getattr(answer, "error_code", 0), *(row[3] for row in rows)} - {errors.OK}
+        if not codes:
+            return {number: offset for number, offset, _, _ in rows if offset >= 0}
+        code = codes.pop()
+        if code not in errors.RETRIABLE or time.monotonic() > deadline:
+            raise errors.failure(code, cluster.where)
+        node = None
+        await asyncio.sleep(_PAUSE)
+
+
+class GroupFeed(FetchFeed):
+    """One member of a group, on one topic."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        how: Reading,
+        limit: int | None,
+        topic: str,
+        group: str,
+        session: float,
+    ) -> None:
+        super().__init__(cluster, how, limit)
+        self.topic, self.group = topic, group
+        self._session_ms = int(session * 1000)
+        self._start: Start | None = None
+        self._first_known: set[int] = set()
+        self._stops: Places | None = None
+        self._coordinator: int | None = None
+        self._member = ""
+        self._generation = -1
+        self._leads = False
+        self._partitions: set[int] = set()
+        self._joined = False
+        self._asked_from = False
+        self._live: asyncio.Task[None] | None = None
+        self._segments: deque[list[Any]] = deque()
+        self._unsettled = 0
+        self._all_settled = asyncio.Event()
+        self._acked: dict[Slot, int] = {}
+        self._committed: dict[Slot, int] = {}
+        self._committing: asyncio.Task[None] | None = None
+        self._commit_at = 0.0
+        self._closed = False
+
+    async def open(self, span: Span) -> None:
+        """Look at the topic and the stop; joining goes on beside the reading.
+        Raises NotFound, UsageError, AccessDenied, ConnectionLost."""
+        known = await self.cluster.topic(self.topic)
+        self._first_known = set(known)
+        self._start = span.start
+        if span.stop is not None:
+            self._stops = await stop_places(
+                self.cluster, self.topic, known, span.stop, self.where,
+                committed=self.how.committed,
+            )  # fmt: skip
+        self._coordinator = await self.cluster.coordinator(self.group)
+        self._live = asyncio.create_task(self._lives())
+
+    # -- FetchFeed
+
+    def finished(self) -> bool:
+        if self._stops is None or not self._joined or self.holding:
+            return False
+        return all(
+            slot.done or slot.partition not in self._stops for slot in self.fetcher.slots.values()
+        )
+
+    def nap(self) -> float:
+        return 60.0
+
+    def handed(self, slot: Slot, count: int) -> None:
+        last = self._segments[-1] if self._segments else None
+        if last is not None and last[0] is slot:
+            last[1] += count
+        else:
+            self._segments.append([slot, count])
+        self._unsettled += count
+        self._all_settled.clear()
+
+    async def ack(self, messages: Sequence[Received]) -> int:
+        ours = at = 0
+        while at < len(messages):
+            slot, count = self._segments[0]
+            done = min(count, len(messages) - at)
+            at += done
+            if done == count:
+                self._segments.popleft()
+            else:
+                self._segments[0][1] -= done
+            if self._mine(slot):
+                ours += done
+                self._acked[slot] = int(messages[at - 1].position.rpartition(":")[2]) + 1
+        self._unsettled -= len(messages)
+        if self._unsettled == 0:
+            self._all_settled.set()
+            # What ends a segment may be a hole that no message stands for.
+            for slot in self._acked:
+                if slot.done:
+                    self._acked[slot] = max(self._acked[slot], slot.position)
+        self._commit_soon()
+        if (self.ended or self.left == 0) and self._unsettled == 0:
+            # The last word is waited for: exit 0 means that the broker has it.
+            await self._commit()
+            ours = min(ours, len(messages))
+        return ours
+
+    def _mine(self, slot: Slot) -> bool:
+        return self.fetcher.slots.get((slot.topic, slot.partition)) is slot
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._live is not None:
+            self._live.cancel()
+            await asyncio.gather(self._live, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_LEAVE):
+                if self.fetcher.error is None or not isinstance(self.fetcher.error, ConnectionLost):
+                    await self._commit()
+                    if self._member and self._coordinator is not None:
+                        await self.cluster.call(
+                            LeaveGroupRequest(self.group, self._member), self._coordinator,
+                            apart=True,
+                        )  # fmt: skip
+        except (MqcliError, TimeoutError):
+            pass  # what was not committed comes again; the session runs out by itself
+        finally:
+            if self._committing is not None:
+                self._committing.cancel()
+                await asyncio.gather(self._committing, return_exceptions=True)
+            await super().aclose()
+
+    # -- committing
+
+    def _commit_soon(self) -> None:
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._committer())
+
+    async def _committer(self) -> None:
+        while any(self._acked[s] != self._committed.get(s) for s in self._acked):
+            await asyncio.sleep(max(0.0, self._commit_at - time.monotonic()))
+            self._commit_at = time.monotonic() + _COMMIT_EVERY
+            try:
+                await self._commit()
+            except MqcliError:
+                return  # the member's own loop finds out what is wrong
+
+    async def _commit(self) -> None:
+        """Commit all that has been acknowledged. What the broker refuses because our membership is
+        over comes again elsewhere; the loop then joins anew."""
+        due = {s: at for s, at in self._acked.items() if at != self._committed.get(s)}
+        due = {slot: at for slot, at in due.items() if self._mine(slot)}
+        if not due or not self._joined:
+            return
+        request = OffsetCommitRequest(
+            self.group, self._generation, self._member, -1,
+            [(self.topic, [(slot.partition, at, "") for slot, at in due.items()])],
+        )  # fmt: skip
+        answer = await self._ask(request)
+        codes = dict(answer.topics[0][1])
+        for slot, at in due.items():
+            code = codes.get(slot.partition, errors.OK)
+            if code == errors.OK:
+                self._committed[slot] = at
+            elif code in _REJOIN or code in _ELSEWHERE:
+                return
+            else:
+                raise errors.failure(code, self.where)
+
+    # -- membership
+
+    async def _ask(self, request: Any, timeout: float = 0) -> Any:
+        assert self._coordinator is not None
+        return await self.cluster.call(request, self._coordinator, timeout, apart=True)
+
+    async def _lives(self) -> None:
+        trouble_since: float | None = None
+        while True:
+            try:
+                await self._join()
+                trouble_since = None
+                await self._beat()
+            except Rejoin as exc:
+                await self._let_go(exc.code)
+            except ConnectionLost as exc:
+                now = time.monotonic()
+                trouble_since = trouble_since or now
+                if now - trouble_since > self.cluster.patience:
+                    self._fail(exc)
+                    return
+                await asyncio.sleep(_PAUSE)
+                try:
+                    self._coordinator = await self.cluster.coordinator(self.group)
+                except ConnectionLost:
+                    continue
+                except MqcliError as other:
+                    self._fail(other)
+                    return
+            except MqcliError as exc:
+                self._fail(exc)
+                return
+
+    def _fail(self, error: MqcliError) -> None:
+        self.fetcher.error = error
+        self.fetcher.arrived.set()
+
+    async def _join(self) -> None:
+        """Become a member of the next generation, with partitions."""
+        metadata = [
+            (name, assignor.metadata([self.topic]).encode())
+            for name, assignor in _ASSIGNORS.items()
+        ]
+        answer = await self._ask(
+            JoinGroupRequest(
+                self.group, self._session_ms, self._session_ms, self._member, None, "consumer",
+                metadata,
+            ),
+            self._session_ms / 1000 + self.cluster.patience,
+        )  # fmt: skip
+        code = answer.error_code
+        if code == errors.MEMBER_ID_REQUIRED:
+            self._member = answer.member_id
+            return await self._join()
+        self._check(code)
+        before, self._generation = self._generation, answer.generation_id
+        self._member = answer.member_id
+        self._leads = answer.leader_id == self._member
+        shares = await self._shares(answer) if self._leads else []
+        synced = await self._ask(
+            SyncGroupRequest(self.group, self._generation, self._member, None, shares),
+            self._session_ms / 1000 + self.cluster.patience,
+        )
+        self._check(synced.error_code)
+        numbers: list[int] = []
+        if synced.member_assignment:
+            assigned = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)
+            numbers = sorted(tp.partition for tp in assigned.partitions() if tp.topic == self.topic)
+        await self._take(numbers, unbroken=self._generation == before + 1)
+        return None
+
+    def _check(self, code: int) -> None:
+        if code == errors.OK:
+            return
+        if code in _REJOIN:
+            raise Rejoin(code)
+        if code in _ELSEWHERE:
+            raise ConnectionLost(
+                "the group has moved to another broker", where=self.where, why=errors.text(code)
+            )
+        if code == 23:
+            raise UsageError(
+                f"the members of group {self.group!r} share partitions in a way that mqcli lacks",
+                where=self.where,
+                why=errors.text(code),
+                hint="it knows range and roundrobin, of the classic protocol",
+            )
+        raise errors.failure(code, self.where)
+
+    async def _shares(self, answer: Any) -> list[tuple[str, bytes]]:
+        """As the leader: who reads what."""
+        members = {row[0]: ConsumerProtocolMemberMetadata.decode(row[-1]) for row in answer.members}
+        topics = {topic for member in members.values() for topic in member.subscription}
+        known: dict[str, set[int]] = {}
+        for topic in topics:
+            try:
+                known[topic] = set(await self.cluster.topic(topic))
+            except MqcliError:
+                if topic == self.topic:
+                    raise
+        self._partitions = known[self.topic]
+        shares = _ASSIGNORS[answer.group_protocol].assign(_Known(known), members)
+        return [(member, share.encode()) for member, share in shares.items()]
+
+    async def _beat(self) -> None:
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            answer = await self._ask(HeartbeatRequest(self.group, self._generation, self._member))
+            self._check(answer.error_code)
+            if self._leads and time.monotonic() - looked > _LOOK_AGAIN:
+                looked = time.monotonic()
+                if set(await self.cluster.topic(self.topic)) != self._partitions:
+                    raise Rejoin(errors.REBALANCE_IN_PROGRESS)
+
+    async def _let_go(self, code: int) -> None:
+        """A rebalance: settle what is out, commit, and be ready to join."""
+        if code == errors.REBALANCE_IN_PROGRESS:
+            self.holding = True
+            try:
+                async with asyncio.timeout(_SETTLE):
+                    if self._unsettled:
+                        await self._all_settled.wait()
+                    await self._commit()
+            except (TimeoutError, MqcliError):
+                pass  # the rest comes again, to whoever gets the partition
+            return
+        if self._joined:
+            self.notes.append(
+                f"group {self.group}: we were away for too long; our partitions went to others"
+            )
+        self._joined = False
+        self._generation = -1
+        if code == errors.UNKNOWN_MEMBER:
+            self._member = ""
+        self._drop(set())
+
+    def _drop(self, kept: set[int]) -> None:
+        for slot in self.fetcher.slots.values():
+            if slot.partition not in kept:
+                self.forget(slot)
+                self._acked.pop(slot, None)
+                self._committed.pop(slot, None)
+        self.fetcher.remove(lambda slot: slot.partition not in kept)
+
+    async def _take(self, numbers: list[int], *, unbroken: bool) -> None:
+        """Read these from now on. A partition that stayed ours goes on where it was: nobody else
+        can have had it between two generations in a row."""
+        had = {slot.partition for slot in self.fetcher.slots.values()}
+        kept = had & set(numbers) if unbroken else set()
+        self._drop(kept)
+        new = [number for number in numbers if number not in kept]
+        if new:
+            places = await committed_places(
+                self.cluster, self.group, self.topic, new, self._coordinator
+            )
+            fresh = [number for number in new if number not in places]
+            if places and self._start is not None and not self._asked_from:
+                self._asked_from = True
+                self.notes.append(
+                    f"group {self.group} stands at {spelled(places)} already;"
+                    f" --from {self._start} was not used there"
+                )
+            begun = await self._begin(fresh)
+            heads = await leaders(self.cluster, self.topic, new)
+            stops = self._stops or {}
+            slots = [
+                Slot(self.topic, n, self.where, heads[n], place, stops.get(n))
+                for n, place in {**places, **begun}.items()
+            ]
+            self.fetcher.add(slots)
+            for slot in slots:
+                if slot.partition in begun:
+                    self._acked[slot] = slot.position  # the group is made here
+        words = ", ".join(map(str, numbers)) or "none"
+        lost = sorted(had - set(numbers))
+        self.notes.append(
+            f"group {self.group}, generation {self._generation}: partitions {words}"
+            + (f"; gave away {', '.join(map(str, lost))}" if lost else "")
+        )
+        self._joined, self.holding = True, False
+        if any(slot not in self._committed for slot in self._acked):
+            self._commit_soon()
+        self.fetcher.arrived.set()
+
+    async def _begin(self, numbers: list[int]) -> Places:
+        """Where partitions begin in which the group has no place yet."""
+        old = [number for number in numbers if number in self._first_known]
+        later = [number for number in numbers if number not in self._first_known]
+        start = self._start or BEGINNING
+        places: Places = {}
+        if old and start.kind == "last":
+            places = await last_places(self.cluster, self.how, self.topic, old, start.count, {})
+        elif old:
+            places, gaps = await start_places(
+                self.cluster, self.topic, old, start, self.where, committed=self.how.committed
+            )
+            self.gaps += gaps
+        missing = [number for number in old if number not in places] + later
+        if missing:
+            more, _ = await start_places(
+                self.cluster, self.topic, missing, BEGINNING, self.where,
+                committed=self.how.committed,
+            )  # fmt: skip
+            places |= more
+        return places
+
+
+class _Known:
+    """What aiokafka's assignors want of its cluster metadata."""
+
+    def __init__(self, known: dict[str, set[int]]) -> None:
+        self._known = known
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return self._known.get(topic)
