@@ -1,0 +1,28 @@
+"""RabbitMQ exchanges keep the contract; pika is the other client."""
+
+from __future__ import annotations
+
+import pytest
+
+from mqcli.testing import TransportConformance
+
+from ..brokers.rabbitmq import RabbitServer
+from .rabbitmq_harness import ExchangeHarness, FanoutHarness, HeadersHarness
+
+
+class TestTopicExchange(TransportConformance):
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitServer) -> ExchangeHarness:
+        return ExchangeHarness(rabbitmq)
+
+
+class TestFanoutExchange(TransportConformance):
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitServer) -> FanoutHarness:
+        return FanoutHarness(rabbitmq)
+
+
+class TestHeadersExchange(TransportConformance):
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitServer) -> HeadersHarness:
+        return HeadersHarness(rabbitmq)

@@ -1,0 +1,22 @@
+"""RabbitMQ queues keep the contract; pika is the other client."""
+
+from __future__ import annotations
+
+import pytest
+
+from mqcli.testing import TransportConformance
+
+from ..brokers.rabbitmq import RabbitServer
+from .rabbitmq_harness import QueueHarness, QuorumHarness
+
+
+class TestClassicQueue(TransportConformance):
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitServer) -> QueueHarness:
+        return QueueHarness(rabbitmq)
+
+
+class TestQuorumQueue(TransportConformance):
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitServer) -> QuorumHarness:
+        return QuorumHarness(rabbitmq)
