@@ -243,8 +243,9 @@ class Listener:
         """The next reply of (p)subscribe. Raises AssertionError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while True:
-            self._output.seek(0)
-            text = self._output.read().decode("latin-1")
+            # Not read(): it would move the offset that redis-cli writes at, which is the same.
+            fd = self._output.fileno()
+            text = os.pread(fd, os.fstat(fd).st_size, 0).decode("latin-1")
             whole = text[: text.rfind("\n") + 1].splitlines()
             lines = [line for line in whole if _ITEM.match(line)][self._seen :]
             size = 4 if lines and '"pmessage"' in lines[0] else 3
