@@ -14,7 +14,9 @@ import os
 import random
 import sqlite3
 import stat
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -78,8 +80,28 @@ class SqliteConnection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = Duration(10)
 
 
+_GUARD = threading.RLock()
+_OPEN: Counter[tuple[int, int]] = Counter()
+"""The connections of this process by device and inode. Closing any descriptor of a file drops all
+POSIX locks that the process has on it (sqlite.org/howtocorrupt.html, 2.2): while SQLite has one
+open, no file is opened in any other way, and never in the middle of SQLite's opening or closing."""
+
+
 class FateUnknown(BrokerUnavailable):
     """Committing failed in a way that leaves open what a later reader of the file will find."""
+
+
+class Connection(sqlite3.Connection):
+    """One that is counted in ``_OPEN`` until it is closed."""
+
+    identity: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        with _GUARD:
+            super().close()
+            if self.identity is not None:
+                _OPEN[self.identity] -= 1
+                self.identity = None
 
 
 def stored_name(name: str) -> str | bytes:
@@ -137,9 +159,12 @@ class File:
             # Looking first keeps us from opening a FIFO, which would wait for a writer.
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise self._foreign("it is not a regular file")
-            quiet = not self._wal_bytes()
-            with self.path.open("rb", buffering=0) as file:
-                head, size = file.read(100), os.fstat(file.fileno()).st_size
+            with _GUARD:
+                if _OPEN[self.identity() or (0, 0)] > 0:
+                    return True
+                quiet = not self._wal_bytes()
+                with self.path.open("rb", buffering=0) as file:
+                    head, size = file.read(100), os.fstat(file.fileno()).st_size
             why = self._damage(head, size)
             # With a WAL beside it, before or after, the file alone says little: SQLite will tell.
             if why and quiet and not self._wal_bytes():
@@ -289,40 +314,58 @@ class File:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             Path(name).replace(self.path)
 
-    def connect(self, wait: float) -> sqlite3.Connection:
-        """An open connection in autocommit mode, its schema read. ``wait`` are the seconds that
-        SQLite may block this thread for a lock. Raises sqlite3.Error, BrokerUnavailable."""
+    def connect(self) -> Connection:
+        """An open connection in autocommit mode, its schema read. Raises sqlite3.Error,
+        BrokerUnavailable, NotFound where the file is missing."""
         url = "file://" + quote_from_bytes(os.fsencode(self.path)) + "?mode=rw"
-        connection = sqlite3.connect(url, timeout=wait, isolation_level=None, uri=True)
-        try:
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            self._check_format(found)
-            connection.execute("SELECT id FROM topics WHERE id = 0").fetchone()
-        except BaseException:
-            connection.close()
-            raise
+        with _GUARD:
+            if not self.examine():
+                raise self.missing()
+            connection = sqlite3.connect(
+                url, timeout=0.05, isolation_level=None, factory=Connection, uri=True
+            )
+            try:
+                (found,) = connection.execute("PRAGMA user_version").fetchone()
+                connection.identity = self.identity()
+                if connection.identity is not None:
+                    _OPEN[connection.identity] += 1
+                self._check_format(found)
+                connection.execute("SELECT id FROM topics WHERE id = 0").fetchone()
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
-    async def reader(self) -> sqlite3.Connection:
+    def _retry(self, deadline: float) -> Connection | None:
+        """A connection, or None when a lock is in the way. Raises what :meth:`mapped` makes of
+        errors, at the deadline TryAgainLater."""
+        try:
+            with self.mapped("the file cannot be opened"):
+                return self.connect()
+        except TryAgainLater:
+            if time.monotonic() >= deadline:
+                raise
+            return None
+
+    def connect_within(self, wait: float) -> Connection:
+        """Opening can meet a lock: while the last user of the file closes it. Up to ``wait``
+        seconds are spent on that, blocking the thread."""
+        deadline = time.monotonic() + wait
+        while (connection := self._retry(deadline)) is None:
+            time.sleep(0.005)
+        return connection
+
+    async def reader(self) -> Connection:
         """A connection for reading on the event loop's own thread.
 
         Reading a WAL waits for nobody, and SQLite hands over a row at a time, which in a second
-        thread would cost a switch of threads for each. Only opening can meet a lock: while the
-        last user of the file closes it. Raises NotFound where the file is missing.
+        thread would cost a switch of threads for each. Raises NotFound where the file is missing.
         """
         deadline = time.monotonic() + self.lock_timeout
-        while True:
-            if not self.examine():
-                raise self.missing()
-            try:
-                with self.mapped("the file cannot be opened"):
-                    connection = self.connect(0.1)
-                    connection.execute("PRAGMA query_only = 1")
-                    return connection
-            except TryAgainLater:
-                if time.monotonic() >= deadline:
-                    raise
-            await asyncio.sleep(0.01)
+        while (connection := self._retry(deadline)) is None:  # noqa: ASYNC110, no event tells
+            await asyncio.sleep(0.005)
+        connection.execute("PRAGMA query_only = 1")
+        return connection
 
 
 class Writer:
@@ -397,8 +440,7 @@ class Writer:
             if not create:
                 raise self._file.missing()
             self._file.create()
-        identity = self._file.identity()
-        connection = self._file.connect(wait)
+        connection = self._file.connect_within(wait)
         try:
             connection.execute("PRAGMA busy_timeout = 0")
             connection.execute(f"PRAGMA synchronous = {self._sync}")
@@ -408,7 +450,7 @@ class Writer:
         except BaseException:
             connection.close()
             raise
-        self._connection, self._identity = connection, identity
+        self._connection, self._identity = connection, connection.identity
         return connection
 
     async def aclose(self) -> None:
