@@ -148,6 +148,8 @@ def parse_range(
                 f"the range {ranges[0]} says both ends", hint="give it alone, without --to"
             )
         first, _, last = ranges[0].partition("..")
+        if ".." in last:
+            raise UsageError(f"the range {ranges[0]} has more than two ends", hint="write A..B")
         return (
             parse_start(first, now_ms) if first else BEGINNING,
             parse_start(last, now_ms) if last else None,
