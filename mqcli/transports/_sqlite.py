@@ -11,16 +11,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import random
 import sqlite3
 import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote_from_bytes
 
 import msgspec
@@ -44,7 +43,6 @@ APPLICATION_ID = 0x6D71636C
 FORMAT = 1
 """``user_version``: a file of a higher one is refused."""
 _OLDEST_SQLITE = (3, 32, 0)  # 32,766 parameters in a statement
-_CHECKPOINT_PAGES = 4000  # 16 MB of WAL: a fifth of the default's fsyncs while publishing in bulk
 
 _SCHEMA = """
 CREATE TABLE topics (
@@ -68,8 +66,6 @@ CREATE TABLE pending (
 CREATE INDEX returned ON pending (group_id, first) WHERE consumer IS NULL;
 """
 
-T = TypeVar("T")
-
 
 class SqliteConnection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of the file as a whole."""
@@ -85,10 +81,6 @@ _OPEN: Counter[tuple[int, int]] = Counter()
 """The connections of this process by device and inode. Closing any descriptor of a file drops all
 POSIX locks that the process has on it (sqlite.org/howtocorrupt.html, 2.2): while SQLite has one
 open, no file is opened in any other way, and never in the middle of SQLite's opening or closing."""
-
-
-class FateUnknown(BrokerUnavailable):
-    """Committing failed in a way that leaves open what a later reader of the file will find."""
 
 
 class Connection(sqlite3.Connection):
@@ -366,106 +358,6 @@ class File:
             await asyncio.sleep(0.005)
         connection.execute("PRAGMA query_only = 1")
         return connection
-
-
-class Writer:
-    """One thread with one connection, through which a transport writes, in order of submission.
-
-    Nothing starts before the first piece of work. A cancelled caller changes nothing in the file:
-    work that has begun is finished, work that has not is left out.
-    """
-
-    def __init__(self, file: File, sync: Literal["normal", "full"]) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        self._file, self._sync = file, sync
-        self._pool = ThreadPoolExecutor(1, "mqcli-sqlite")
-        self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
-        self._closing = False
-
-    def submit(
-        self, work: Callable[[sqlite3.Connection], T], wait: float, *, create: bool = False
-    ) -> asyncio.Future[T]:
-        """The result of ``work`` in one transaction, for which the lock is awaited up to ``wait``
-        seconds. After an error nothing of it is stored, except after FateUnknown."""
-        if self._closing:
-            raise ConnectionLost("the file is closed", where=self._file.where)
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._pool, self._work, work, wait, create)
-
-    def _work(self, work: Callable[[sqlite3.Connection], T], wait: float, create: bool) -> T:
-        with self._file.mapped("the file cannot be written"):
-            deadline = time.monotonic() + wait
-            connection = self._connection or self._open(wait, create)
-            if self._file.identity() != self._identity:
-                raise ConnectionLost("the file was removed or replaced", where=self._file.where)
-            self._begin(connection, deadline)
-            try:
-                result = work(connection)
-                self._commit(connection)
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            return result
-
-    def _commit(self, connection: sqlite3.Connection) -> None:
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as exc:
-            if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
-                raise FateUnknown(
-                    "committing failed", where=self._file.where, why=str(exc)
-                ) from exc
-            raise
-
-    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
-        """SQLite's own waiting sleeps up to 100 ms between looks, which starves a small writer
-        beside a busy one; and it could not be ended by closing."""
-        pause = 0.0005
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as exc:
-                busy = exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or self._closing or time.monotonic() >= deadline:
-                    raise
-            time.sleep(pause * random.random())
-            pause = min(pause * 1.5, 0.01)
-
-    def _open(self, wait: float, create: bool) -> sqlite3.Connection:
-        if not self._file.examine():
-            if not create:
-                raise self._file.missing()
-            self._file.create()
-        connection = self._file.connect_within(wait)
-        try:
-            connection.execute("PRAGMA busy_timeout = 0")
-            connection.execute(f"PRAGMA synchronous = {self._sync}")
-            connection.execute(f"PRAGMA fullfsync = {int(self._sync == 'full')}")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
-        except BaseException:
-            connection.close()
-            raise
-        self._connection, self._identity = connection, connection.identity
-        return connection
-
-    async def aclose(self) -> None:
-        """Close behind the work already submitted, which no longer waits for locks. Safe twice."""
-        if self._closing:
-            return
-        self._closing = True
-        closed = asyncio.get_running_loop().run_in_executor(self._pool, self._close)
-        self._pool.shutdown(wait=False)
-        await asyncio.shield(closed)
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 class SqliteBroker(Broker):

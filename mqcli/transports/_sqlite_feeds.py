@@ -21,7 +21,7 @@ from ..errors import ConnectionLost, MqcliError, NotFound
 from ..message import Received
 from ..position import Start
 from ..transport import Feed, Gap, Span
-from ._sqlite import File, Writer
+from ._sqlite import File
 from ._sqlite_groups import (
     Group,
     Range,
@@ -35,6 +35,7 @@ from ._sqlite_groups import (
     take,
 )
 from ._sqlite_log import Topic, find_time, read, topic_by_id
+from ._sqlite_writer import Writer
 
 _POLL = 0.016  # within 20 ms of the commit, and as seldom as that allows
 _RECHECK = 0.5  # for what no commit announces: a lease that ran out, a file that was removed

@@ -32,7 +32,7 @@ from ..transport import (
     Target,
     Traits,
 )
-from ._sqlite import FateUnknown, File, SqliteConnection, Writer
+from ._sqlite import File, SqliteConnection
 from ._sqlite_feeds import GroupFeed, LogFeed, TopicFeed, now_ms
 from ._sqlite_groups import Group, describe_groups, find_group, make_group
 from ._sqlite_log import (
@@ -46,6 +46,7 @@ from ._sqlite_log import (
     purge_topic,
     trim,
 )
+from ._sqlite_writer import FateUnknown, Writer
 
 _SHORTEST_LEASE = 0.1
 
