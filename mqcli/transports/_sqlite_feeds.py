@@ -40,6 +40,7 @@ from ._sqlite_writer import Writer
 _POLL = 0.016  # within 20 ms of the commit, and as seldom as that allows
 _RECHECK = 0.5  # for what no commit announces: a lease that ran out, a file that was removed
 _COARSEST_NS = 2_500_000_000  # two seconds is the coarsest time of change of a file in use (FAT)
+_LONGEST_GOODBYE = 3.0  # a signal leaves five seconds for everything
 _NEVER = 1 << 62
 
 
@@ -410,13 +411,12 @@ class GroupFeed(TopicFeed):
             return
         self._open = False
         self._renewing.cancel()
+        wait = min(self._file.lock_timeout, _LONGEST_GOODBYE)
         # Submitted before anything is awaited: being cancelled does not keep it from happening.
         # If it fails, what is held comes again when the lease runs out.
         with suppress(MqcliError):
             try:
-                await asyncio.shield(
-                    self._writer.submit(self._give_back_now, self._file.lock_timeout)
-                )
+                await asyncio.shield(self._writer.submit(self._give_back_now, wait))
             finally:
                 await super().aclose()
 
