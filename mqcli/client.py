@@ -103,7 +103,7 @@ class Client:
             Inspects: ("cannot be described", []),
             Manages: ("cannot be created, purged or deleted", []),
         }[role]
-        hint = f"use: {fitting[0]}" if fitting else ""
+        hint = self.cls.instead.get(role.__name__) or (f"use: {fitting[0]}" if fitting else "")
         return Unsupported(f"{kind} {what}", where=self.where, hint=hint)
 
     def publisher(self, **settings: Any) -> Publisher:
@@ -123,7 +123,8 @@ class Client:
         transport = self.make(Consumes)
         traits = self.traits(group)
         if group is not None and not traits.shares:
-            raise Unsupported("groups do not exist here", where=self.where)
+            hint = self.cls.instead.get("group", "leave out --group")
+            raise Unsupported("groups do not exist here", where=self.where, hint=hint)
         if group is not None and traits.keeps == "until-taken":
             raise Unsupported(
                 "a queue has no groups: every reader takes from the same messages",

@@ -33,7 +33,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     order       ``none``, ``key`` (per key or partition), ``all``
     shares      several readers may share the work (a queue, or a group on a log)
     fans_out    every reader can get every message
-    headers     ``none``, ``bytes`` (text or bytes), ``typed`` (all types of the envelope)
+    headers     ``none``, ``bytes`` (text or bytes), ``typed`` (all types of the envelope);
+                with ``sorts_headers`` they come sorted by name
     tombstones  None is a value
     missing     what publishing to an unknown destination does: DESIGN section 4, *Creating*
     properties  the names that a message may carry, or ANY
@@ -57,6 +58,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     timestamps: bool = False
     starts: frozenset[StartKind] = frozenset()
     watch_starts: frozenset[StartKind] = frozenset()
+    sorts_headers: bool = False
 
     def watched(self) -> Traits:
         """What holds for a reader that takes nothing."""
@@ -85,6 +87,10 @@ class Target(msgspec.Struct, frozen=True):
     def where(self) -> str:
         """The canonical, masked address without parameters: for errors and ``source``."""
         return str(self.address.with_name(self.address.name))
+
+
+class Plain(list[Message]):
+    """A batch whose messages are values alone, none a tombstone: no need to look at each."""
 
 
 class Outcome(msgspec.Struct):
@@ -173,9 +179,16 @@ class Transport(ABC):
     """One line: what this destination is."""
     Connection: ClassVar[type[msgspec.Struct]] = NoOptions
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
+    instead: ClassVar[Mapping[str, str]] = {}
+    """What would work where a role (``Tails``, ``Manages``, …) or a ``group`` is refused."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
+
+    @classmethod
+    def variant(cls, options: Any) -> type[Transport]:
+        """The class to use with these options, which may add a role. Pure."""
+        return cls
 
     @classmethod
     @abstractmethod

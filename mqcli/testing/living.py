@@ -237,7 +237,8 @@ class Living:
             assert not await spot.client.create()
             await spot.send(numbered(2))
             assert not await spot.client.create()
-            assert values(await spot.standing()) == numbered(2)
+            if spot.kept:
+                assert values(await spot.standing()) == numbered(2)
 
         run(test())
 
@@ -274,7 +275,8 @@ class Living:
         if action == "delete" and spot.traits.missing != "undetectable":
             await spot.client.create()
         await spot.send([b"new"])
-        assert values(await spot.standing()) == [b"new"]
+        if spot.kept:
+            assert values(await spot.standing()) == [b"new"]
 
     def test_the_broker_answers_and_lists_what_it_can(self, harness: Harness) -> None:
         """Given messages in a destination, when the broker is asked, then it says what it is,

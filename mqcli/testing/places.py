@@ -46,8 +46,8 @@ class Places:
         return None
 
     async def _start(self, spot: Spot, way: Way, kind: StartKind) -> None:
-        await spot.prepare()
         if not spot.kept:
+            await spot.prepare()
             async with spot.reading(way, END) as feed:
                 await spot.send(numbered(2))
                 assert values(await take(feed, 2)) == numbered(2)

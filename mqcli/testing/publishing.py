@@ -16,6 +16,7 @@ from .support import (
     PUBLISH_TIMEOUT,
     Spot,
     check_sum,
+    expected_headers,
     numbered,
     refused,
     run,
@@ -141,7 +142,7 @@ class Publishing:
             assert outcome.confirmed == 1, outcome
             (found,) = seen
             assert (found.value, found.key) == (message.value, message.key)
-            assert found.headers == message.headers
+            assert found.headers == expected_headers(spot.traits, message)
             if feature == "property":
                 assert found.properties is not None
                 assert found.properties["of-the-suite"] == "x"

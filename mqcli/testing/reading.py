@@ -20,6 +20,7 @@ from .support import (
     Spot,
     Way,
     each_way,
+    expected_headers,
     numbered,
     refused,
     run,
@@ -91,7 +92,7 @@ class Reading:
 
         for message, wanted in zip(run(test()), [sent, empty], strict=True):
             assert (message.value, message.key) == (wanted.value, wanted.key)
-            assert message.headers == wanted.headers
+            assert message.headers == expected_headers(traits, wanted)
         return None
 
     @each_way

@@ -22,7 +22,7 @@ from uuid import uuid4
 import pytest
 
 from ..errors import Unsupported
-from ..message import Message, Received
+from ..message import Headers, Message, Received
 from ..position import BEGINNING, END, Start
 from ..reader import Reader
 from ..transport import Consumes, Feed, Outcome, Publishes, Span, Tails, Traits, Transport
@@ -313,3 +313,10 @@ async def sent_log(spot: Spot, count: int) -> list[Received]:
         got = await take_all(feed)
     assert values(got) == numbered(count)
     return got
+
+
+def expected_headers(traits: Traits, sent: Message) -> Headers:
+    """The headers as they must come out: those of one name keep their order everywhere."""
+    if not traits.sorts_headers:
+        return sent.headers
+    return tuple(sorted(sent.headers, key=lambda pair: str(pair[0])))
