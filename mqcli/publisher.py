@@ -13,7 +13,7 @@ import msgspec
 from .errors import ConnectionLost, ExitCode, MqcliError, Refused, Unsupported
 from .message import Message, Tagged
 from .session import Limits, Session
-from .transport import ANY, Outcome, Publishes, Traits
+from .transport import ANY, Outcome, Plain, Publishes, Traits
 
 __all__ = ["Counts", "Publisher", "refusal"]
 
@@ -157,7 +157,9 @@ class Publisher(Session):
         first = self.counts.submitted
         self.counts.submitted += len(batch)
         numbers: Sequence[int] = range(first, first + len(batch))
-        if not plain:
+        if plain:
+            batch = Plain(batch)
+        else:
             batch, numbers = self._vetted(batch, numbers)
         if batch:
             self._in_flight += size
@@ -227,8 +229,9 @@ class Publisher(Session):
         if receivers is not None:
             failed = set(outcome.refused) | set(outcome.unknown)
             got = [n for i, n in enumerate(receivers) if i not in failed] if failed else receivers
-            counts.unreceived += sum(1 for n in got if n == 0)
-            counts.too_few_receivers += sum(1 for n in got if n < self._require)
+            counts.unreceived += got.count(0)
+            if self._require:
+                counts.too_few_receivers += sum(n < self._require for n in got)
         lost = self._retry and isinstance(outcome.cause, ConnectionLost)
         again: list[int] = []
         for i, error in outcome.refused.items():

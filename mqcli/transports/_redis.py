@@ -27,7 +27,7 @@ from ..transport import Target
 from . import _redis_errors as errors
 from ._redis_wire import PublicWire, Replies, Wire
 
-__all__ = ["RedisLink", "RedisOptions", "ReplyError", "key_of", "pack", "plan"]
+__all__ = ["RedisLink", "RedisOptions", "ReplyError", "key_of", "pack", "pack_alike", "plan"]
 
 PRIVATE = ("_writer",)
 """What is used of redis-py's connection although it is private."""
@@ -38,6 +38,23 @@ _SMALLEST_LIMIT, _USUAL_LIMIT = 1 << 20, 512 << 20
 
 pack: Callable[..., bytes] = lambda *args: hiredis.pack_command(args)  # noqa: E731
 """One command as RESP bytes; arguments are bytes, str (UTF-8) or int."""
+
+
+def pack_alike(command: Sequence[bytes | str | int], values: Sequence[bytes]) -> bytes:
+    """Commands that differ in their last argument only, one for each of ``values`` (at least one): several
+    times faster than packing each, and fastest where the values are of one length."""
+    head = pack(*command, b"")[: -len(b"$0\r\n\r\n")]
+    starts = {n: b"\r\n%b$%d\r\n" % (head, n) for n in set(map(len, values))}
+    if len(starts) == 1:
+        (between,) = starts.values()
+        parts = list(values)
+        parts[0] = between[2:] + parts[0]
+    else:
+        between = b""
+        parts = [part for value in values for part in (starts[len(value)], value)]
+        parts[0] = parts[0][2:]
+    parts[-1] += b"\r\n"
+    return between.join(parts)
 
 
 class RedisOptions(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from hiredis import ReplyError
 from ..errors import MqcliError, Refused
 from ..message import Message, Received
 from ..transport import Feed, Gap, Inspects, Outcome, Publishes, Span, Tails, Target, Traits
-from ._redis import RedisLink, RedisOptions, key_of, pack
+from ._redis import RedisLink, RedisOptions, key_of, pack, pack_alike
 
 __all__ = ["NoChannelOptions", "RedisChannel", "RedisPattern"]
 
@@ -62,7 +62,6 @@ class RedisChannel(Publishes, Tails, Inspects):
         self._channel = key_of(target)
         # Not the owner of a slot: the cluster carries a message from any node to all.
         self._link = RedisLink(target)
-        self._plain = pack(b"PUBLISH", self._channel, b"")[: -len(b"$0\r\n\r\n")]
 
     @classmethod
     def traits(cls, options: NoChannelOptions, group: str | None) -> Traits:
@@ -88,8 +87,7 @@ class RedisChannel(Publishes, Tails, Inspects):
             values = [value for i, value in enumerate(values) if i not in refused]
         if not values:
             return Outcome(0, refused)
-        plain = self._plain
-        packed = b"".join([b"%b$%d\r\n%b\r\n" % (plain, len(value), value) for value in values])
+        packed = pack_alike((b"PUBLISH", self._channel), values)
         got, cause = await self._link.exchange(packed, len(values), timeout)
         if cause is None and not refused:
             try:
@@ -179,6 +177,7 @@ class ChannelFeed(Feed):
         self._arrived = asyncio.Event()
         self._subscribed = self._wire.loop.create_future()
         self._failure: MqcliError | None = None
+        self._closed = False
         self._wire.pushed = self._push
         self._pinging: asyncio.Task[None] | None = None
 
@@ -262,21 +261,22 @@ class ChannelFeed(Feed):
         self._arrived.set()
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
-        if not self._chunks:
+        deadline = self._wire.loop.time() + wait
+        while not self._chunks:
             self._arrived.clear()
             if self._dropped:
                 self.gaps.append(self._gap())
                 return ()
             if self._failure is not None:
                 raise self._failure
+            if self._closed:
+                return ()
             if self._wire.broken is not None:
                 raise self._wire.broken
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout_at(deadline):
                     await self._arrived.wait()
             except TimeoutError:
-                return ()
-            if not self._chunks:
                 return ()
         if isinstance(self._chunks[0][0], Gap):
             gap, _ = self._chunks.popleft()
@@ -321,6 +321,7 @@ class ChannelFeed(Feed):
         return source
 
     async def aclose(self) -> None:
+        self._closed = True
         if self._pinging is not None:
             self._pinging.cancel()
             await asyncio.gather(self._pinging, return_exceptions=True)

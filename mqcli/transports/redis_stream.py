@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 from hiredis import ReplyError
 from msgspec import Meta, Struct
@@ -19,13 +19,14 @@ from ..transport import (
     Inspects,
     Manages,
     Outcome,
+    Plain,
     Publishes,
     Span,
     Tails,
     Target,
     Traits,
 )
-from ._redis import RedisLink, RedisOptions, key_of, pack
+from ._redis import RedisLink, RedisOptions, key_of, pack, pack_alike
 from ._redis_stream_feed import ANSWER, Decoder, LogFeed, Places, missing
 from ._redis_stream_group import GroupFeed
 
@@ -56,6 +57,25 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ] = Duration(30)
 
 
+class Ids(Sequence[str]):
+    """Replies as positions, made into text only when looked at."""
+
+    def __init__(self, replies: Sequence[bytes]) -> None:
+        self._replies = replies
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return Ids(self._replies[index])
+        return self._replies[index].decode()
+
+
 class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
     summary = "stream, a log with consumer groups"
     Connection = RedisOptions
@@ -77,8 +97,6 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
                 else (b"MINID", sign, options.minid)
             )
         self._start: tuple[bytes | int | str, ...] = (b"XADD", self._key, *trim)
-        plain = pack(*self._start, b"*", self._value, b"")
-        self._plain = plain[: -len(b"$0\r\n\r\n")]
 
     @classmethod
     def traits(cls, options: StreamOptions, group: str | None) -> Traits:
@@ -113,35 +131,36 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
 
     async def publish(self, batch: Sequence[Message], timeout: float) -> Outcome:
         """Positions are the ids. A refused message is certainly not in the stream."""
+        if not batch:
+            return Outcome(0)
         values = [message.value or b"" for message in batch]
-        limit = await self._link.max_bulk(max(map(len, values), default=0))
+        longest = max(map(len, values), default=0)
+        limit = await self._link.max_bulk(longest)
         refused: dict[int, MqcliError] = {}
-        if True in [  # a list: faster than any() on the usual batch, where nothing is special
+        if longest > limit or (not isinstance(batch, Plain) and self._special(batch)):
+            packed = b"".join([self._packed(i, m, limit, refused) for i, m in enumerate(batch)])
+        else:
+            packed = pack_alike((*self._start, b"*", self._value), values)
+        count = len(batch) - len(refused)
+        if not count:
+            return Outcome(0, refused)
+        got, cause = await self._link.exchange(packed, count, timeout)
+        if cause is None and not refused and set(map(type, got)) == {bytes}:
+            return Outcome(count, positions=Ids(got))
+        return self._account(len(batch), refused, got, cause)
+
+    @staticmethod
+    def _special(batch: Sequence[Message]) -> bool:
+        """Whether any message is more than a value."""
+        return True in [  # a list: faster than any() on the usual batch, where nothing is
             m.key is not None
             or m.headers != ()
             or m.timestamp is not None
             or m.properties is not None
             or m.value is None
             or m.raw_fields
-            or len(m.value) > limit
             for m in batch
-        ]:
-            parts = [self._packed(i, m, limit, refused) for i, m in enumerate(batch)]
-        else:
-            plain = self._plain
-            parts = [b"%b$%d\r\n%b\r\n" % (plain, len(value), value) for value in values]
-        count = len(batch) - len(refused)
-        if not count:
-            return Outcome(0, refused)
-        got, cause = await self._link.exchange(b"".join(parts), count, timeout)
-        try:
-            positions = [raw.decode() for raw in got]
-        except AttributeError:  # an error reply among them
-            pass
-        else:
-            if not refused and cause is None:
-                return Outcome(count, positions=positions)
-        return self._account(len(batch), refused, got, cause)
+        ]
 
     def _account(
         self, total: int, refused: dict[int, MqcliError], got: list[Any], cause: MqcliError | None
