@@ -41,8 +41,8 @@ pack: Callable[..., bytes] = lambda *args: hiredis.pack_command(args)  # noqa: E
 
 
 def pack_alike(command: Sequence[bytes | str | int], values: Sequence[bytes]) -> bytes:
-    """Commands that differ in their last argument only, one for each of ``values`` (at least one): several
-    times faster than packing each, and fastest where the values are of one length."""
+    """Commands that differ in their last argument only, one for each of ``values`` (at least
+    one): several times faster than packing each, and fastest where values are of one length."""
     head = pack(*command, b"")[: -len(b"$0\r\n\r\n")]
     starts = {n: b"\r\n%b$%d\r\n" % (head, n) for n in set(map(len, values))}
     if len(starts) == 1:
