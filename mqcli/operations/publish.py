@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _KEPT = 5
+_BATCH = 16_384
 
 
 class Decoder(Protocol):
@@ -148,8 +149,16 @@ async def decoded(sources: Sequence[Source], make: Callable[[], Decoder]) -> Asy
     for source in sources:
         decoder = make()
         while data := await source.read():
-            if messages := decoder.feed(data):
-                yield Batch(messages, decoder.plain, len(data))
+            messages = decoder.feed(data)
+            if len(messages) <= _BATCH:
+                if messages:
+                    yield Batch(messages, decoder.plain, len(data))
+            else:
+                # Of tiny ones, what is in flight must still be settled soon after a stop.
+                each = len(data) // len(messages) + 1
+                for first in range(0, len(messages), _BATCH):
+                    part = messages[first : first + _BATCH]
+                    yield Batch(part, decoder.plain, each * len(part))
             _check(decoder, source)
         if messages := decoder.finish():
             yield Batch(messages, decoder.plain)

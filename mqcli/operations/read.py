@@ -128,9 +128,9 @@ async def pump(
                 messages = await stop.guard(reader.receive(MAX_MESSAGES, MAX_BYTES, wait))
             tell(reader, listener, report)
             if messages:
-                last = time.monotonic()
                 if not await _deliver(reader, messages, sink, encoder, stop, report):
                     break
+                last = time.monotonic()  # behind the writing: a slow output is not an idle input
             elif sink.abandoned():
                 report.output_closed = True
                 break

@@ -128,8 +128,8 @@ async def _merge(
             messages, written = item
             if wanted.count is not None:
                 messages = messages[: wanted.count - report.delivered]
-            last = time.monotonic()
             report.delivered += await sink.write(encoder.encode(messages), stop)
+            last = time.monotonic()
             written.set()
             done = report.delivered == wanted.count
             if sink.closed or sink.error is not None:

@@ -93,10 +93,11 @@ class Cli:
     def start(
         self, *args: str, stdin: Any = subprocess.DEVNULL, **settings: Any
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """The running process; it is killed at the end if it still runs."""
+        """The running process; it is killed at the end if it still runs. Its pipes are unbuffered,
+        so that what is read from them is not missed by ``communicate``."""
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
         with subprocess.Popen(
-            [*PROGRAM, *args], env=self.env, cwd=self.home, stdin=stdin, **output
+            [*PROGRAM, *args], env=self.env, cwd=self.home, stdin=stdin, bufsize=0, **output
         ) as process:
             try:
                 yield process
