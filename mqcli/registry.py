@@ -32,6 +32,12 @@ class Known(NamedTuple):
 
 
 _KNOWN: dict[str, Known] = {
+    "amqp": Known("mqcli.transports._amqp:AmqpBroker", "RabbitMQ 3.10 or newer"),
+    "amqp:exchange": Known(
+        "mqcli.transports.amqp_exchange:AmqpExchange", "exchange, routes to queues"
+    ),
+    "amqp:queue": Known("mqcli.transports.amqp_queue:AmqpQueue", "queue, classic or quorum"),
+    "amqp:stream": Known("mqcli.transports.amqp_stream:AmqpStream", "stream, a log without groups"),
     "redis": Known("mqcli.transports._redis_broker:RedisBroker", "Redis 7 or newer"),
     "redis:channel": Known("mqcli.transports.redis_channel:RedisChannel", "pub/sub channel"),
     "redis:list": Known("mqcli.transports.redis_list:RedisList", "list as a reliable queue"),
@@ -44,6 +50,8 @@ _KNOWN: dict[str, Known] = {
 }
 
 _FAMILIES = {
+    "amqp": "amqp",
+    "amqps": "amqp",
     "redis": "redis",
     "rediss": "redis",
     "redis+unix": "redis",
@@ -173,6 +181,7 @@ def target(
     connection, options = parse_options(
         [*address.broker.query, *address.query, *pairs], cls.Connection, cls.Options, where=where
     )
+    cls = cls.variant(options)
     return cls, Target(address, connection, options, connect_timeout, insecure, client_name)
 
 

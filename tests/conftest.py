@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from .brokers import need
+from .brokers import rabbitmq as rabbit
 from .brokers.redis import Redis, shared
 
 # Two workers share two cores with brokers: a slow example is no failure.
@@ -29,6 +30,14 @@ S = TypeVar("S", bound=Startable)
 def redis() -> Iterator[Redis]:
     """A plain Redis that the tests of this process share: use fresh names."""
     server = need("redis", shared)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[rabbit.RabbitServer]:
+    """A RabbitMQ that the tests of this process share: use fresh names."""
+    server = need("rabbitmq", rabbit.shared)
     yield server
     server.stop()
 

@@ -1,0 +1,309 @@
+"""Deliveries of one channel, parsed in batches, and the reading that all kinds share."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from aiormq.abc import AbstractChannel
+from pamqp import commands
+from pamqp.base import Frame
+
+from ..errors import ConnectionLost, MqcliError, NotFound, Refused, TryAgainLater
+from ..message import Header, Headers, Received, Tagged
+from ..transport import Feed
+from . import _amqp_errors as errors
+from ._amqp import AmqpLink
+from ._amqp_codec import FRAME, Content, decode_content, encode_table, read_short
+from ._amqp_wire import Tap
+
+__all__ = ["ChannelFeed", "Deliveries", "typed"]
+
+_DELIVER, _CANCEL = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x1e"
+_EMPTY_TABLE = b"\0\0\0\0"
+PREFETCH = 2000
+"""Messages that the broker may push ahead."""
+_FULL, _ROOM = 24 << 20, 12 << 20
+_CACHED = 1000
+
+Raw = tuple[bytes, bytes, bytes]
+"""Arguments of basic.deliver, properties, body."""
+
+
+def typed(frame: Frame, arguments: Iterable[Header]) -> Frame:
+    """A method whose last field, a table, is encoded by us: exactly the types given."""
+    raw = frame.marshal()
+    assert raw.endswith(_EMPTY_TABLE)
+    made = raw[: -len(_EMPTY_TABLE)] + encode_table(arguments)
+    kind = type(frame)
+    exact = type(kind.__name__, (kind,), {"marshal": lambda self: made})
+    frame.__class__ = exact
+    return frame
+
+
+class Deliveries(Tap):
+    """What the broker pushed on one channel and nobody has taken yet."""
+
+    def __init__(self, link: AmqpLink) -> None:
+        self.link = link
+        self.ready: deque[Raw] = deque()
+        self.count = 0
+        """Deliveries since the channel was opened; the tag of the latest."""
+        self.gone = False
+        """The channel is closed, or the connection lost: nothing can be settled."""
+        self.failure: MqcliError | None = None
+        self.arrived = asyncio.Event()
+        self.closed = False
+        """What still comes is not wanted; it goes back to the broker with the channel."""
+        self._size = 0
+        self._head = b""
+        self._content = b""
+        self._left = 0
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes, at: int, end: int) -> int:
+        number, unpack = self.number, FRAME.unpack_from
+        while end - at >= 8:
+            kind, channel, size = unpack(data, at)
+            after = at + 8 + size
+            if after > end or channel != number:
+                break
+            if kind == 3:
+                self._left -= size
+                if self._left > 0:
+                    self._pieces.append(data[at + 7 : after - 1])
+                elif self._pieces:
+                    self._whole(b"".join([*self._pieces, data[at + 7 : after - 1]]))
+                    self._pieces = []
+                else:
+                    self._whole(data[at + 7 : after - 1])
+            elif kind == 2:
+                self._left = int.from_bytes(data[at + 11 : at + 19], "big")
+                self._content = data[at + 19 : after - 1]
+                if not self._left:
+                    self._whole(b"")
+            elif kind == 1:
+                method = data[at + 7 : at + 11]
+                if method == _DELIVER:
+                    self._head = data[at + 11 : after - 1]
+                elif method == _CANCEL:
+                    self._fail(
+                        NotFound(
+                            "the broker ended the reading",
+                            where=self.link.where,
+                            why="the queue was deleted, or its node is gone",
+                        )
+                    )
+                else:
+                    break
+            else:
+                break
+            at = after
+        return at
+
+    def _whole(self, body: bytes) -> None:
+        if self.closed:
+            return
+        self.count += 1
+        self._size += len(body) + 300
+        self.ready.append((self._head, self._content, body))
+
+    def flush(self) -> None:
+        if self._size > _FULL:
+            self.link.wire.pause()
+        self.arrived.set()
+
+    def take(self, most: int, most_bytes: int) -> list[Raw]:
+        ready = self.ready
+        taken: list[Raw] = []
+        size = 0
+        for _ in range(min(most, len(ready))):
+            size += len(ready[0][2])
+            if size > most_bytes and taken:
+                break
+            taken.append(ready.popleft())
+        self._size -= sum([len(raw[2]) for raw in taken]) + 300 * len(taken)
+        if self._size < _ROOM:
+            self.link.wire.resume()
+        return taken
+
+    def _fail(self, failure: MqcliError) -> None:
+        self.failure = self.failure or failure
+        self.arrived.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self.arrived.set()
+        self.ready.clear()
+        self._size = 0
+        self.link.wire.resume()
+
+    def lost(self) -> None:
+        self.gone = True
+        self.ready.clear()  # the broker gives them to somebody else
+        self._fail(errors.lost(self.link.wire.lost, self.link.where))
+
+    def channel_closed(self, code: int, text: str) -> None:
+        error = errors.from_reply(code, text, self.link.where)
+        if code == 406 and "timed out" in text:  # held for longer than consumer_timeout
+            error = errors.lost(text, self.link.where)
+        self.gone = True
+        self.link.wire.untap(self)
+        if isinstance(error, ConnectionLost):
+            self.ready.clear()
+        self._fail(error)
+
+
+class Route(NamedTuple):
+    """What exchange and routing key mean for a message."""
+
+    key: bytes | None
+    extra: dict[str, Any]
+
+
+class ChannelFeed(Feed):
+    """A reading on a channel of its own. The kinds say what to consume, and what an idle moment
+    and a batch handed out are used for."""
+
+    idle_after = 0.25
+    """Seconds of silence before ``_idle`` is asked."""
+
+    def __init__(self, link: AmqpLink, keyed: bool) -> None:
+        super().__init__()
+        self._link, self._keyed = link, keyed
+        self._tap = Deliveries(link)
+        self._source = link.where
+        self._channel: AbstractChannel | None = None
+        self._consumer: str | None = None
+        self._routes: dict[bytes, Route] = {}
+        self._contents: dict[bytes, Content] = {}
+        self._closed = False
+
+    @property
+    def channel(self) -> AbstractChannel:
+        assert self._channel is not None
+        return self._channel
+
+    async def _open_channel(self) -> None:
+        self._channel = await self._link.channel(self._tap)
+
+    async def _start_consumer(
+        self, queue: str, prefetch: int, arguments: Sequence[Header] = (), exclusive: bool = False
+    ) -> None:
+        link, channel = self._link, self.channel
+        self._consumer = f"mqcli-{channel.number}-{self._tap.count}"
+        await link.ask(lambda: channel.basic_qos(prefetch_count=prefetch))
+        frame = commands.Basic.Consume(
+            queue=queue, consumer_tag=self._consumer, exclusive=exclusive
+        )
+        await link.ask(lambda: link.rpc(channel, typed(frame, arguments)))
+
+    async def _stop_consumer(self) -> None:
+        """Nothing more is pushed; what came before is still there."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await self._link.ask(lambda: self.channel.basic_cancel(consumer))
+
+    async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
+        tap, loop = self._tap, asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        quiet_at = loop.time() + self.idle_after
+        while not self.ended and not self._closed:
+            if tap.ready:
+                messages = self._made(tap.take(max_messages, max_bytes))
+                self._handed_out(messages)
+                if messages:
+                    return messages
+                continue
+            if tap.failure is not None:
+                raise tap.failure
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            if loop.time() >= quiet_at:
+                await self._idle()
+                quiet_at = loop.time() + self.idle_after
+                continue
+            tap.arrived.clear()
+            try:
+                async with asyncio.timeout(min(left, quiet_at - loop.time())):
+                    await tap.arrived.wait()
+            except TimeoutError:
+                continue
+        return ()
+
+    @abstractmethod
+    def _made(self, taken: Sequence[Raw]) -> list[Received]:
+        """The messages of what was taken, without those behind the stop."""
+
+    def _handed_out(self, messages: Sequence[Received]) -> None:
+        """These are returned next; must not wait."""
+
+    async def _idle(self) -> None:
+        """Nothing came for a while."""
+
+    def _route(self, raw: bytes) -> Route:
+        exchange, at = read_short(raw, 0)
+        key, _ = read_short(raw, at)
+        made = Route(
+            (key or None) if self._keyed else None,
+            {
+                "exchange": exchange.decode("utf-8", "backslashreplace"),
+                "routing_key": key.decode("utf-8", "backslashreplace"),
+            },
+        )
+        if len(self._routes) > _CACHED:
+            self._routes.clear()
+        self._routes[raw] = made
+        return made
+
+    def _content(self, raw: bytes, cached_as: bytes) -> Content:
+        """Decoded; what is damaged is shown as far as it can be."""
+        try:
+            made = decode_content(raw)
+        except ValueError as exc:
+            made = Content((), {"undecoded": raw, "why": str(exc)}, None)
+        if len(self._contents) > _CACHED:
+            self._contents.clear()
+        self._contents[cached_as] = made
+        return made
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._tap.close()
+        if self._channel is not None:
+            await self._link.close_channel(self._channel)
+            self._link.wire.untap(self._tap)
+
+
+def without(headers: Headers, name: str) -> tuple[Headers, int | None]:
+    """The headers without one that the broker added, and its number."""
+    kept = tuple(pair for pair in headers if pair[0] != name)
+    if len(kept) == len(headers):
+        return headers, None
+    value = next(pair[1] for pair in headers if pair[0] == name)
+    number = value.v if isinstance(value, Tagged) else value
+    return kept, number if isinstance(number, int) else None
+
+
+async def is_stream(link: AmqpLink, name: str) -> bool:
+    """Whether a queue that exists is a stream: only those can be consumed from an offset. On
+    another one the broker logs the refusal, so this is asked in case of doubt only."""
+    tap = Deliveries(link)
+    tap.close()
+    channel = await link.channel(tap)
+    frame = commands.Basic.Consume(queue=name, consumer_tag="mqcli-probe")
+    try:
+        await link.ask(lambda: channel.basic_qos(prefetch_count=1))
+        await link.ask(lambda: link.rpc(channel, typed(frame, [("x-stream-offset", "next")])))
+    except (Refused, TryAgainLater):
+        return False
+    finally:
+        await link.close_channel(channel)
+        link.wire.untap(tap)
+    return True
