@@ -22,6 +22,7 @@ import msgspec
 
 from ..errors import MqcliError, Refused
 from ..message import Headers, Message, Received, Tagged
+from ..transport import Plain
 from ._sqlite import stored_name
 
 SEGMENT = 1000
@@ -118,7 +119,7 @@ class Batch:
         self.parts = 0
         self._columns: list[Sequence[Any]] = []
         self.stamps: list[int | None] | None = None
-        rich = [
+        rich = not isinstance(messages, Plain) and [
             m
             for m in messages
             if m.key is not None or m.headers or m.properties is not None or m.timestamp is not None
