@@ -763,3 +763,39 @@ def test_create_purge_describe_delete(redis: Redis, fresh: str) -> None:
             assert not await stream.exists()
 
     run(test())
+
+
+# rights
+
+
+def test_the_rights_in_the_documentation_are_enough(started: Started) -> None:
+    # Given users who may do what docs/redis.md lists, and nothing else
+    group = "+xgroup +xreadgroup +xack +xclaim +xautoclaim +xpending +xrange"
+    server = started(
+        lambda: RedisServer(
+            "user pub on >pw ~s +xadd",
+            "user alone on >pw ~s +xread +exists +xinfo +xrange +xrevrange",
+            f"user shared on >pw ~s +xread +exists +xinfo {group}",
+        )
+    )
+
+    def at(user: str) -> str:
+        return f"{server.url.replace('://', f'://{user}:pw@')}/stream:s"
+
+    async def test() -> None:
+        async with opened(at("pub")) as stream:
+            assert (await stream.publish([Message(b"1"), Message(b"2")], 5)).confirmed == 2
+        async with opened(at("alone")) as stream:
+            span = Span(Start("last", count=2), Start("end"))
+            async with closing(stream.tail(span)) as feed:
+                assert values(await to_end(feed)) == [b"1", b"2"]
+        # Then each works, and a group's reader leaves things as clean as any
+        async with opened(at("shared")) as stream:
+            async with closing(stream.subscribe(TO_END, "g", None)) as feed:
+                assert await feed.ack((await to_end(feed))[:1]) == 1
+            async with closing(stream.subscribe(WHOLE, "g", None)) as feed:
+                assert values(await some(feed, 1)) == [b"2"]
+                assert await feed.receive(1, REST, 0.05) == ()
+
+    run(test())
+    assert consumers(server, "s") == [RETURNED.encode()]
