@@ -247,7 +247,9 @@ class Publishing:
             lost = await asyncio.gather(*flying)
             lost += [await publish(5)]
             assert fates == 6 * size
-            assert lost[-1] == broke, "after a break nothing can be confirmed on this connection"
+            # A driver may mend by itself where a resend cannot duplicate, as Kafka's numbered
+            # batches; what is there afterwards shows whether it did so rightly.
+            assert broke or not lost[-1], "lost although nothing broke"
         if spot.kept:
             there = values(await spot.standing())
             assert confirmed <= set(there)
