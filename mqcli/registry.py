@@ -38,6 +38,10 @@ _KNOWN: dict[str, Known] = {
     ),
     "amqp:queue": Known("mqcli.transports.amqp_queue:AmqpQueue", "queue, classic or quorum"),
     "amqp:stream": Known("mqcli.transports.amqp_stream:AmqpStream", "stream, a log without groups"),
+    "kafka": Known("mqcli.transports._kafka_broker:KafkaBroker", "Kafka 2.4 or newer"),
+    "kafka:topic": Known(
+        "mqcli.transports.kafka_topic:KafkaTopic", "topic, a log in partitions with groups"
+    ),
     "redis": Known("mqcli.transports._redis_broker:RedisBroker", "Redis 7 or newer"),
     "redis:channel": Known("mqcli.transports.redis_channel:RedisChannel", "pub/sub channel"),
     "redis:list": Known("mqcli.transports.redis_list:RedisList", "list as a reliable queue"),
@@ -52,6 +56,8 @@ _KNOWN: dict[str, Known] = {
 _FAMILIES = {
     "amqp": "amqp",
     "amqps": "amqp",
+    "kafka": "kafka",
+    "kafkas": "kafka",
     "redis": "redis",
     "rediss": "redis",
     "redis+unix": "redis",

@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from .brokers import need
 from .brokers import rabbitmq as rabbit
+from .brokers import kafka as kafka_brokers
 from .brokers.redis import Redis, shared
 
 # Two workers share two cores with brokers: a slow example is no failure.
@@ -38,6 +39,14 @@ def redis() -> Iterator[Redis]:
 def rabbitmq() -> Iterator[rabbit.RabbitServer]:
     """A RabbitMQ that the tests of this process share: use fresh names."""
     server = need("rabbitmq", rabbit.shared)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[kafka_brokers.Kafka]:
+    """A Kafka broker that the tests of this process share: use fresh names."""
+    server = need("kafka", kafka_brokers.shared)
     yield server
     server.stop()
 

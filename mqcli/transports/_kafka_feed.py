@@ -15,9 +15,9 @@ from ..transport import Feed, Gap
 from ._kafka import Cluster
 from ._kafka_fetcher import Fetcher, Slot
 from ._kafka_offsets import EARLIEST, LATEST, offsets, removed
-from ._kafka_reading import Unreadable, reading
+from ._kafka_reading import RawBatch, Unreadable, reading
 
-__all__ = ["LOOK_AGAIN", "FetchFeed", "Reading"]
+__all__ = ["LOOK_AGAIN", "FetchFeed", "Reading", "offset_of"]
 
 LOOK_AGAIN = 5.0
 """Seconds after which there may be new partitions, or topics that match."""
@@ -54,6 +54,7 @@ class FetchFeed(Feed):
         self.fetcher = Fetcher(
             cluster, committed=how.committed, few=limit is not None and limit <= 100
         )
+        self.closed = False
         self.holding = False
         """Nothing is handed out now."""
         self._current: _Open | None = None
@@ -76,7 +77,7 @@ class FetchFeed(Feed):
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
         deadline = time.monotonic() + wait
-        while True:
+        while not self.closed:
             await self.prepare()
             if self.finished():
                 self.ended = True
@@ -108,13 +109,15 @@ class FetchFeed(Feed):
                     await self.fetcher.arrived.wait()
             except TimeoutError:
                 continue
+        return ()
 
     def nap(self) -> float:
         """Seconds that may pass until ``prepare`` is called again."""
         return LOOK_AGAIN
 
     async def aclose(self) -> None:
-        self._current = None
+        self._current, self.closed = None, True
+        self.fetcher.arrived.set()
         await self.fetcher.aclose()
 
     def forget(self, slot: Slot) -> None:
@@ -150,11 +153,16 @@ class FetchFeed(Feed):
                 piece, now.piece = piece[:take], piece[take:]
             out += piece
             room -= take
-            now.slot.position = _offset(piece[-1]) + 1
+            now.slot.position = offset_of(piece[-1]) + 1
             self.handed(now.slot, take)
             if not now.piece and not self._pull(now):
                 self._current = None
         return out
+
+    def _reading(self, slot: Slot, item: RawBatch) -> Iterator[list[Received]]:
+        return reading(
+            item, slot.partition, slot.source, slot.position, check=self.how.check, token=slot
+        )
 
     def _pull(self, now: _Open) -> bool:
         """Decode the next messages of the open batch. False, and the slot moved behind it (over
@@ -165,9 +173,9 @@ class FetchFeed(Feed):
         except Unreadable as exc:
             slot.bad = exc
             return False
-        if piece and slot.stop is not None and _offset(piece[-1]) >= slot.stop:
+        if piece and slot.stop is not None and offset_of(piece[-1]) >= slot.stop:
             stop = slot.stop
-            piece = [m for m in piece if _offset(m) < stop]
+            piece = [m for m in piece if offset_of(m) < stop]
         now.piece = piece
         if not piece:
             slot.position = max(slot.position, now.behind)
@@ -187,7 +195,7 @@ class FetchFeed(Feed):
                 continue
             now = _Open(
                 slot,
-                reading(item, slot.partition, slot.source, slot.position, check=self.how.check),
+                self._reading(slot, item),
                 item.next_offset,
                 # What is compressed may be of any size.
                 len(item.data) if not item.compressed else 1 << 62,
@@ -215,7 +223,7 @@ class FetchFeed(Feed):
             head = heads[id(slot)]
             message = head.pop()
             out.append(message)
-            slot.position = _offset(message) + 1
+            slot.position = offset_of(message) + 1
             latest[id(slot)] = stamp
             self.handed(slot, 1)
             if self._fill(slot):
@@ -239,16 +247,14 @@ class FetchFeed(Feed):
                 continue
             made: list[Received] = []
             try:
-                for piece in reading(
-                    item, slot.partition, slot.source, slot.position, check=self.how.check
-                ):
+                for piece in self._reading(slot, item):
                     made += piece
             except Unreadable as exc:
                 slot.bad = exc
                 return False
             if slot.stop is not None:
                 stop = slot.stop
-                made = [m for m in made if _offset(m) < stop]
+                made = [m for m in made if offset_of(m) < stop]
             if not made:
                 slot.position = max(slot.position, item.next_offset)
             heads[id(slot)] = made[::-1]
@@ -317,7 +323,7 @@ class FetchFeed(Feed):
         self.fetcher.restart(slot, behind)
 
 
-def _offset(message: Received) -> int:
+def offset_of(message: Received) -> int:
     return int(message.position.rpartition(":")[2])
 
 

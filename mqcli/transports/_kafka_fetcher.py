@@ -157,8 +157,11 @@ class Fetcher:
                 waiting = wire.write([wire.head(1, request.API_VERSION), head])
                 frame = await wire.answer(waiting, self.cluster.patience + _WAIT_MS / 1000)
             except ConnectionLost as exc:
-                self._refresh(exc)
-                await asyncio.sleep(_PAUSE)
+                if len(self.cluster.nodes) < 2:  # nobody else could lead
+                    self._fail(exc)
+                else:
+                    self._refresh(exc)
+                    await asyncio.sleep(_PAUSE)
             except MqcliError as exc:
                 self._fail(exc)
             else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,13 +29,13 @@ from aiokafka.protocol.group import (
 from ..errors import ConnectionLost, MqcliError, UsageError
 from ..message import Received
 from ..position import BEGINNING, Start
-from ..transport import Span
+from ..transport import Gap, Span
 from . import _kafka_errors as errors
 from ._kafka import Cluster, leaders
-from ._kafka_feed import FetchFeed, Reading
+from ._kafka_feed import FetchFeed, Reading, offset_of
 from ._kafka_fetcher import Slot
-from ._kafka_log import last_places
-from ._kafka_offsets import Places, spelled, start_places, stop_places
+from ._kafka_log import last_or_stop_places, last_places
+from ._kafka_offsets import Places, spelled, start_places
 
 __all__ = ["GroupFeed", "committed_places"]
 
@@ -54,6 +53,10 @@ _ELSEWHERE = frozenset(
     {errors.COORDINATOR_LOADING, errors.COORDINATOR_NOT_AVAILABLE, errors.NOT_COORDINATOR}
 )
 _ASSIGNORS = {a.name: a for a in (RangePartitionAssignor, RoundRobinPartitionAssignor)}
+
+
+class Moved(ConnectionLost):
+    """Another broker keeps the group now, or will soon."""
 
 
 class Rejoin(Exception):
@@ -99,7 +102,8 @@ class GroupFeed(FetchFeed):
         self.topic, self.group = topic, group
         self._session_ms = int(session * 1000)
         self._start: Start | None = None
-        self._first_known: set[int] = set()
+        self._begun: Places = {}
+        self._gaps: dict[int, Gap] = {}
         self._stops: Places | None = None
         self._coordinator: int | None = None
         self._member = ""
@@ -108,9 +112,9 @@ class GroupFeed(FetchFeed):
         self._partitions: set[int] = set()
         self._joined = False
         self._asked_from = False
+        self._told: set[int] | None = None
         self._live: asyncio.Task[None] | None = None
-        self._segments: deque[list[Any]] = deque()
-        self._unsettled = 0
+        self._handed: dict[Slot, int] = {}
         self._all_settled = asyncio.Event()
         self._acked: dict[Slot, int] = {}
         self._committed: dict[Slot, int] = {}
@@ -122,13 +126,14 @@ class GroupFeed(FetchFeed):
         """Look at the topic and the stop; joining goes on beside the reading.
         Raises NotFound, UsageError, AccessDenied, ConnectionLost."""
         known = await self.cluster.topic(self.topic)
-        self._first_known = set(known)
         self._start = span.start
         if span.stop is not None:
-            self._stops = await stop_places(
-                self.cluster, self.topic, known, span.stop, self.where,
-                committed=self.how.committed,
-            )  # fmt: skip
+            self._stops = await last_or_stop_places(
+                self.cluster, self.how, self.topic, list(known), span.stop, self.where
+            )
+        if span.start is not None and span.start.kind != "beginning":
+            # Found now, not when joining has succeeded: what comes meanwhile is behind it.
+            self._begun = await self._places(span.start, list(known))
         self._coordinator = await self.cluster.coordinator(self.group)
         self._live = asyncio.create_task(self._lives())
 
@@ -145,40 +150,33 @@ class GroupFeed(FetchFeed):
         return 60.0
 
     def handed(self, slot: Slot, count: int) -> None:
-        last = self._segments[-1] if self._segments else None
-        if last is not None and last[0] is slot:
-            last[1] += count
-        else:
-            self._segments.append([slot, count])
-        self._unsettled += count
+        self._handed[slot] = slot.position
         self._all_settled.clear()
 
     async def ack(self, messages: Sequence[Received]) -> int:
-        ours = at = 0
-        while at < len(messages):
-            slot, count = self._segments[0]
-            done = min(count, len(messages) - at)
-            at += done
-            if done == count:
-                self._segments.popleft()
-            else:
-                self._segments[0][1] -= done
-            if self._mine(slot):
-                ours += done
-                self._acked[slot] = int(messages[at - 1].position.rpartition(":")[2]) + 1
-        self._unsettled -= len(messages)
-        if self._unsettled == 0:
+        if not messages:
+            return 0
+        first = {message.token: message for message in reversed(messages)}
+        last = {message.token: message for message in messages}
+        ours = len(messages)
+        if any(not self._is_next(slot, message) for slot, message in first.items()):
+            ours = sum(self._is_next(message.token, message) for message in messages)
+        for slot, message in last.items():
+            if self._is_next(slot, message):
+                self._acked[slot] = offset_of(message) + 1
+        if self._settled():
             self._all_settled.set()
-            # What ends a segment may be a hole that no message stands for.
-            for slot in self._acked:
-                if slot.done:
-                    self._acked[slot] = max(self._acked[slot], slot.position)
         self._commit_soon()
-        if (self.ended or self.left == 0) and self._unsettled == 0:
-            # The last word is waited for: exit 0 means that the broker has it.
-            await self._commit()
-            ours = min(ours, len(messages))
+        if (self.ended or self.left == 0) and self._settled():
+            await self._commit_surely()
         return ours
+
+    def _is_next(self, slot: Slot, message: Received) -> bool:
+        """Whether it is still ours to acknowledge."""
+        return self._mine(slot) and offset_of(message) >= self._acked.get(slot, 0)
+
+    def _settled(self) -> bool:
+        return all(self._acked.get(slot, 0) >= at for slot, at in self._handed.items())
 
     def _mine(self, slot: Slot) -> bool:
         return self.fetcher.slots.get((slot.topic, slot.partition)) is slot
@@ -192,13 +190,10 @@ class GroupFeed(FetchFeed):
             await asyncio.gather(self._live, return_exceptions=True)
         try:
             async with asyncio.timeout(_LEAVE):
-                if self.fetcher.error is None or not isinstance(self.fetcher.error, ConnectionLost):
-                    await self._commit()
-                    if self._member and self._coordinator is not None:
-                        await self.cluster.call(
-                            LeaveGroupRequest(self.group, self._member), self._coordinator,
-                            apart=True,
-                        )  # fmt: skip
+                # Also after the connection broke: others wait for our partitions until we leave.
+                await self._commit()
+                if self._member and self._coordinator is not None:
+                    await self._ask(LeaveGroupRequest(self.group, self._member))
         except (MqcliError, TimeoutError):
             pass  # what was not committed comes again; the session runs out by itself
         finally:
@@ -214,7 +209,7 @@ class GroupFeed(FetchFeed):
             self._committing = asyncio.create_task(self._committer())
 
     async def _committer(self) -> None:
-        while any(self._acked[s] != self._committed.get(s) for s in self._acked):
+        while self._due():
             await asyncio.sleep(max(0.0, self._commit_at - time.monotonic()))
             self._commit_at = time.monotonic() + _COMMIT_EVERY
             try:
@@ -222,11 +217,34 @@ class GroupFeed(FetchFeed):
             except MqcliError:
                 return  # the member's own loop finds out what is wrong
 
+    async def _commit_surely(self) -> None:
+        """For the last messages: return when the broker has their offsets, for exit 0 says so. A
+        rebalance may put it off. Raises ConnectionLost when it did not succeed in time."""
+        deadline = time.monotonic() + self.cluster.patience
+        while True:
+            await self._commit()
+            if not self._due():
+                return
+            if self.fetcher.error is not None:
+                raise self.fetcher.error
+            if time.monotonic() > deadline:
+                raise ConnectionLost("the last offsets could not be committed", where=self.where)
+            await asyncio.sleep(_PAUSE)
+
+    def _due(self) -> dict[Slot, int]:
+        """What is acknowledged and not committed. Behind all that was handed out there may be
+        holes, for which no message stands: they are done too."""
+        reached = {
+            slot: max(at, slot.position) if at >= self._handed.get(slot, 0) else at
+            for slot, at in self._acked.items()
+            if self._mine(slot)
+        }
+        return {slot: at for slot, at in reached.items() if at != self._committed.get(slot)}
+
     async def _commit(self) -> None:
         """Commit all that has been acknowledged. What the broker refuses because our membership is
         over comes again elsewhere; the loop then joins anew."""
-        due = {s: at for s, at in self._acked.items() if at != self._committed.get(s)}
-        due = {slot: at for slot, at in due.items() if self._mine(slot)}
+        due = self._due()
         if not due or not self._joined:
             return
         request = OffsetCommitRequest(
@@ -262,7 +280,8 @@ class GroupFeed(FetchFeed):
             except ConnectionLost as exc:
                 now = time.monotonic()
                 trouble_since = trouble_since or now
-                if now - trouble_since > self.cluster.patience:
+                alone = len(self.cluster.nodes) < 2 and not isinstance(exc, Moved)
+                if alone or now - trouble_since > self.cluster.patience:
                     self._fail(exc)
                     return
                 await asyncio.sleep(_PAUSE)
@@ -321,7 +340,7 @@ class GroupFeed(FetchFeed):
         if code in _REJOIN:
             raise Rejoin(code)
         if code in _ELSEWHERE:
-            raise ConnectionLost(
+            raise Moved(
                 "the group has moved to another broker", where=self.where, why=errors.text(code)
             )
         if code == 23:
@@ -365,7 +384,7 @@ class GroupFeed(FetchFeed):
             self.holding = True
             try:
                 async with asyncio.timeout(_SETTLE):
-                    if self._unsettled:
+                    if not self._settled():
                         await self._all_settled.wait()
                     await self._commit()
             except (TimeoutError, MqcliError):
@@ -385,8 +404,8 @@ class GroupFeed(FetchFeed):
         for slot in self.fetcher.slots.values():
             if slot.partition not in kept:
                 self.forget(slot)
-                self._acked.pop(slot, None)
-                self._committed.pop(slot, None)
+                for known in (self._acked, self._committed, self._handed):
+                    known.pop(slot, None)
         self.fetcher.remove(lambda slot: slot.partition not in kept)
 
     async def _take(self, numbers: list[int], *, unbroken: bool) -> None:
@@ -418,12 +437,12 @@ class GroupFeed(FetchFeed):
             for slot in slots:
                 if slot.partition in begun:
                     self._acked[slot] = slot.position  # the group is made here
-        words = ", ".join(map(str, numbers)) or "none"
-        lost = sorted(had - set(numbers))
-        self.notes.append(
-            f"group {self.group}, generation {self._generation}: partitions {words}"
-            + (f"; gave away {', '.join(map(str, lost))}" if lost else "")
-        )
+        if self._told is not None and self._told != set(numbers):
+            words = ", ".join(map(str, numbers)) or "none"
+            self.notes.append(
+                f"group {self.group} was shared out anew: we read the partitions {words}"
+            )
+        self._told = set(numbers)
         self._joined, self.holding = True, False
         if any(slot not in self._committed for slot in self._acked):
             self._commit_soon()
@@ -431,24 +450,25 @@ class GroupFeed(FetchFeed):
 
     async def _begin(self, numbers: list[int]) -> Places:
         """Where partitions begin in which the group has no place yet."""
-        old = [number for number in numbers if number in self._first_known]
-        later = [number for number in numbers if number not in self._first_known]
-        start = self._start or BEGINNING
-        places: Places = {}
-        if old and start.kind == "last":
-            places = await last_places(self.cluster, self.how, self.topic, old, start.count, {})
-        elif old:
-            places, gaps = await start_places(
-                self.cluster, self.topic, old, start, self.where, committed=self.how.committed
-            )
-            self.gaps += gaps
-        missing = [number for number in old if number not in places] + later
+        places = {n: self._begun[n] for n in numbers if n in self._begun}
+        self.gaps += [gap for n, gap in self._gaps.items() if n in places]
+        missing = [number for number in numbers if number not in places]
         if missing:
-            more, _ = await start_places(
+            first, _ = await start_places(
                 self.cluster, self.topic, missing, BEGINNING, self.where,
                 committed=self.how.committed,
             )  # fmt: skip
-            places |= more
+            places |= first
+        return places
+
+    async def _places(self, start: Start, numbers: list[int]) -> Places:
+        if start.kind == "last":
+            return await last_places(self.cluster, self.how, self.topic, numbers, start.count, {})
+        places, gaps = await start_places(
+            self.cluster, self.topic, numbers, start, self.where, committed=self.how.committed
+        )
+        for gap in gaps:
+            self._gaps[int((gap.before or "0:").partition(":")[0])] = gap
         return places
 
 

@@ -19,13 +19,14 @@ from ._kafka_offsets import (
     LATEST,
     Places,
     offsets,
-    parse_places,
+    parse_resumed,
+    resumed,
     spelled,
     start_places,
     stop_places,
 )
 
-__all__ = ["LogFeed", "last_places"]
+__all__ = ["LogFeed", "last_or_stop_places", "last_places"]
 
 
 class LogFeed(FetchFeed):
@@ -82,12 +83,10 @@ class LogFeed(FetchFeed):
             )
         stops: Places = {}
         if stop is not None:
-            stops = await stop_places(
-                self.cluster, topic, numbers, stop, source, committed=committed
-            )
+            stops = await last_or_stop_places(self.cluster, self.how, topic, numbers, stop, source)
             numbers = [number for number in numbers if number in stops]
-        begun = self._resumed(start, topic) if start.kind == "after" else None
-        if begun is not None:
+        if start.kind == "after":
+            begun = parse_resumed(start.token, topic)
             first = await offsets(self.cluster, topic, numbers, EARLIEST, committed=committed)
             places = {number: begun.get(number, first[number]) for number in numbers}
         elif start.kind == "last":
@@ -102,14 +101,6 @@ class LogFeed(FetchFeed):
             Slot(topic, number, source, heads[number], place, stops.get(number))
             for number, place in places.items()
         )
-
-    def _resumed(self, start: Start, topic: str) -> Places:
-        for part in start.token.split(";"):
-            name, _, token = part.rpartition("/")
-            if name in ("", topic):
-                numbers = [int(pair.partition(":")[0]) for pair in token.split(",")]
-                return parse_places(token, numbers, self.where)
-        return {}
 
     # -- FetchFeed
 
@@ -145,9 +136,17 @@ class LogFeed(FetchFeed):
             tokens.setdefault(topic, {})[number] = slot.position
             if slot.stop is not None:
                 stops[number] = slot.stop
-        token = ";".join(f"{topic}/{spelled(places)}" for topic, places in tokens.items())
-        start = Start("after", token=token) if token else None
+        start = Start("after", token=resumed(tokens)) if tokens else None
         return Span(start, Start("at", token=spelled(stops)) if stops else None)
+
+
+async def last_or_stop_places(
+    cluster: Cluster, how: Reading, topic: str, numbers: list[int], stop: Start, source: str
+) -> Places:
+    """As ``stop_places``, with every kind of STOP."""
+    if stop.kind == "last":
+        return await last_places(cluster, how, topic, numbers, stop.count, {})
+    return await stop_places(cluster, topic, numbers, stop, source, committed=how.committed)
 
 
 async def last_places(

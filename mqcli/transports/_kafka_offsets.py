@@ -14,7 +14,20 @@ from ..transport import Gap
 from . import _kafka_errors as errors
 from ._kafka import Cluster, leaders
 
-__all__ = ["EARLIEST", "LATEST", "Places", "offsets", "parse_partitions", "parse_places"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "Places",
+    "offsets",
+    "parse_partitions",
+    "parse_places",
+    "parse_resumed",
+    "removed",
+    "resumed",
+    "spelled",
+    "start_places",
+    "stop_places",
+]
 
 LATEST, EARLIEST = -1, -2
 _PAUSE = 0.1
@@ -127,6 +140,8 @@ async def start_places(
         return {n: min(place + start.count, last[n]) for n, place in first.items()}, []
     gaps: list[Gap] = []
     places = parse_places(start.token, numbers, source)
+    if start.kind == "after":
+        places = {number: place + 1 for number, place in places.items()}
     for number, place in places.items():
         if place < first[number]:
             gaps.append(removed(source, number, place, first[number]))
@@ -165,6 +180,25 @@ def removed(source: str, partition: int, wanted: int, first: int) -> Gap:
         after=f"{partition}:{wanted - 1}" if wanted else None,
         before=f"{partition}:{first}",
         count=first - wanted,
+    )
+
+
+def parse_resumed(token: str, topic: str) -> Places:
+    """The next offset of each partition of a topic, from what :func:`resumed` made, or from the
+    printed position of the last message."""
+    for part in token.split(";"):
+        name, _, rest = part.rpartition("/")
+        if name in ("", topic):
+            pairs = (pair.split(":") for pair in rest.split(","))
+            return {int(number): int(offset) + 1 for number, offset in pairs}
+    return {}
+
+
+def resumed(places: Mapping[str, Mapping[int, int]]) -> str:
+    """A token for the place behind what was read of each topic; -1 is behind nothing."""
+    return ";".join(
+        f"{topic}/{spelled({number: offset - 1 for number, offset in inner.items()})}"
+        for topic, inner in places.items()
     )
 
 

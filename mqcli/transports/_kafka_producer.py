@@ -171,11 +171,11 @@ class Producer:
         self._number = 0
         self._trouble: MqcliError | None = None
 
-    async def start(self, partitions: dict[int, int]) -> None:
+    async def start(self, partitions: dict[int, int], transaction_seconds: float = 60.0) -> None:
         """``partitions`` are all of the topic, with their leaders. Raises the errors of
         ``Cluster``; AccessDenied where the user may not be idempotent."""
         if self.settings.idempotent:
-            await self.identify(60.0)
+            await self.identify(transaction_seconds)
         self.lanes = {number: Lane(number, leader) for number, leader in partitions.items()}
 
     async def identify(self, transaction_seconds: float) -> None:

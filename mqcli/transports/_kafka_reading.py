@@ -111,7 +111,7 @@ def decoder(batch: RawBatch, *, check: bool) -> Iterator[Any]:
 
 
 def reading(
-    batch: RawBatch, partition: int, source: str, first: int, *, check: bool
+    batch: RawBatch, partition: int, source: str, first: int, *, check: bool, token: Any = None
 ) -> Iterator[list[Received]]:
     """Its messages from offset ``first`` on, by lists of at most ``_BLOCK``. Raises Unreadable."""
     try:
@@ -126,9 +126,9 @@ def reading(
         while True:
             room = _BLOCK - offset % _BLOCK if dense else _BLOCK
             if dense:
-                made = _dense(records, partition, source, offset, room)
+                made = _dense(records, partition, source, token, offset, room)
             else:
-                made = _sparse(records, partition, source, room)
+                made = _sparse(records, partition, source, token, room)
             if not made:
                 return
             offset += len(made)
@@ -144,7 +144,7 @@ def reading(
     except Unreadable:
         raise
     except UnicodeDecodeError:
-        yield [m for m in _by_hand(batch, partition, source) if _offset(m) >= first]
+        yield [m for m in _by_hand(batch, partition, source, token) if _offset(m) >= first]
     except Exception as exc:
         raise Unreadable(str(exc) or type(exc).__name__) from exc
 
@@ -154,7 +154,7 @@ def _offset(message: Received) -> int:
 
 
 def _dense(
-    records: Iterator[Any], partition: int, source: str, offset: int, room: int
+    records: Iterator[Any], partition: int, source: str, token: Any, offset: int, room: int
 ) -> list[Received]:
     low = offset % _BLOCK
     tails = _SPACED_TAILS if room == _BLOCK else ["", *_SPACED_TAILS[low + 1 :]]
@@ -166,17 +166,19 @@ def _dense(
     return [
         Received(
             r.value, r.key, _headers(h) if (h := r.headers) else _NO_HEADERS, None, r.timestamp,
-            False, source, position,
+            False, source, position, False, None, token,
         )
         for position, r in zip(positions[:room], records, strict=False)
     ]  # fmt: skip
 
 
-def _sparse(records: Iterator[Any], partition: int, source: str, room: int) -> list[Received]:
+def _sparse(
+    records: Iterator[Any], partition: int, source: str, token: Any, room: int
+) -> list[Received]:
     return [
         Received(
             r.value, r.key, _headers(h) if (h := r.headers) else _NO_HEADERS, None, r.timestamp,
-            False, source, f"{partition}:{r.offset}",
+            False, source, f"{partition}:{r.offset}", False, None, token,
         )
         for r in islice(records, room)
     ]  # fmt: skip
@@ -197,7 +199,7 @@ def _headers(pairs: Sequence[tuple[str, bytes | None]]) -> Headers:
     return tuple([(name, header_value(value)) for name, value in pairs])
 
 
-def _by_hand(batch: RawBatch, partition: int, source: str) -> list[Received]:
+def _by_hand(batch: RawBatch, partition: int, source: str, token: Any = None) -> list[Received]:
     """As :func:`reading`, where aiokafka gives up: header names that are not UTF-8."""
     data = bytes(batch.data)
     first_stamp, max_stamp = struct.unpack_from(">qq", data, 27)

@@ -20,6 +20,7 @@ from aiokafka.record.util import calc_crc32c
 from msgspec import Struct
 
 from ..message import Headers, Message, Tagged
+from ..transport import Plain
 
 __all__ = ["CODECS", "Chunk", "Columns", "Packing", "build", "columns", "murmur2", "wire_headers"]
 
@@ -93,6 +94,8 @@ class Columns(Struct, eq=False):
 
 def columns(messages: Sequence[Message]) -> Columns:
     """Headers as they are in the messages: see :func:`wire_headers`."""
+    if isinstance(messages, Plain):
+        return Columns([m.value for m in messages], None, None, None)
     values: list[bytes | None] = []
     keys: list[bytes | None] = []
     headers: list[Any] = []

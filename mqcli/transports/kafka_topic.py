@@ -9,19 +9,31 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ..errors import ConnectionLost, MqcliError, Refused, Unsupported, UsageError
+from ..errors import ConnectionLost, MqcliError, NotFound, Refused, Unsupported, UsageError
 from ..message import Message
 from ..options import Duration
-from ..position import BEGINNING, END
-from ..transport import Consumes, Feed, Outcome, Publishes, Span, Tails, Target, Traits
+from ..position import BEGINNING, END, Start
+from ..transport import (
+    Consumes,
+    Feed,
+    Inspects,
+    Manages,
+    Outcome,
+    Publishes,
+    Span,
+    Tails,
+    Target,
+    Traits,
+)
 from . import _kafka_admin as admin
 from ._kafka import Cluster, KafkaOptions, leaders, topic_name
 from ._kafka_feed import Reading
-from ._kafka_groups import GroupFeed
-from ._kafka_log import LogFeed
-from ._kafka_offsets import parse_partitions
+from ._kafka_groups import GroupFeed, committed_places
+from ._kafka_log import LogFeed, last_places
+from ._kafka_offsets import parse_partitions, start_places
 from ._kafka_producer import Batch, Producer, Settings
 from ._kafka_records import CODECS, Chunk, Packing, build, columns, murmur2, wire_headers
+from ._kafka_transaction import Transaction, new_id
 
 __all__ = ["KafkaTopic", "TopicOptions"]
 
@@ -31,8 +43,6 @@ _CONFIRM: dict[str, Literal["none", "reached", "stored"]] = {
     "1": "reached",
     "0": "none",
 }
-_ASK_AGAIN = 300.0
-"""Seconds after which a topic may have got more partitions."""
 
 
 class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +63,21 @@ class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="publish to this one, unless a message names its own"),
     ] = None
+    num_partitions: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="create: how many; the broker decides by default"),
+    ] = None
+    replication_factor: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="create: copies of each partition; the broker decides by default"),
+    ] = None
+    config: Annotated[
+        tuple[str, ...],
+        Meta(description="create: name=value of a topic's configuration; may be repeated"),
+    ] = ()
+    transaction_timeout: Annotated[
+        Duration, Meta(description="the broker undoes a transaction that stays open for longer")
+    ] = Duration(300)
     partitions: Annotated[
         str, Meta(description="read only these, such as 0,3-5; all by default")
     ] = ""
@@ -76,7 +101,7 @@ class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
 
 
-class KafkaTopic(Publishes, Consumes, Tails):
+class KafkaTopic(Publishes, Consumes, Tails, Inspects, Manages):
     """Guarantees: a message is confirmed when all replicas in sync have it (``acks=all``); order
     holds within a partition; a group shares the partitions among its members."""
 
@@ -92,7 +117,8 @@ class KafkaTopic(Publishes, Consumes, Tails):
         self._limit = _BATCH_BYTES
         self._starting = asyncio.Lock()
         self._sticky = int(time.monotonic() * 1000)
-        self._asked = 0.0
+        self._atomic = False
+        self._transaction: Transaction | None = None
 
     @classmethod
     def traits(cls, options: Any, group: str | None) -> Traits:
@@ -128,6 +154,8 @@ class KafkaTopic(Publishes, Consumes, Tails):
     # -- publishing
 
     async def publish(self, batch: Sequence[Message], timeout: float) -> Outcome:
+        if not batch:
+            return Outcome(0)
         async with self._starting:  # first come, first sent: the lock is fair
             if self._producer is None:
                 try:
@@ -141,9 +169,47 @@ class KafkaTopic(Publishes, Consumes, Tails):
             if producer.lost is not None:
                 raise ConnectionLost("connection lost", where=self.target.where) from producer.lost
             sending = Batch(batch, columns(batch))
-            producer.put(sending, self._chunks(sending, producer))
+            chunks = self._chunks(sending, producer)
+            transaction = self._transaction
+            if transaction is not None:
+                try:
+                    await transaction.enlist((chunk.partition for chunk in chunks), timeout)
+                except ConnectionLost:
+                    raise
+                except MqcliError as exc:
+                    return Outcome(0, dict.fromkeys(range(len(batch)), exc))
+            producer.put(sending, chunks)
         await producer.settled(sending, timeout)
+        if transaction is not None:
+            for indices, partition, base in sending.places:
+                transaction.stored(partition, base + len(indices))
         return sending.outcome()
+
+    async def begin(self) -> None:
+        """Publish in one transaction from now on: none of it can be seen before :meth:`commit`,
+        which others wait for that read committed messages only. Call it before the first
+        ``publish``, and end with :meth:`commit` or :meth:`abort`.
+        Raises UsageError, AccessDenied, NotFound, ConnectionLost."""
+        options = self.target.options
+        if options.acks != "all" or not options.idempotent:
+            raise UsageError(
+                "a transaction needs acks=all and idempotent=true", where=self.target.where
+            )
+        if self._producer is not None:
+            raise UsageError("something was published already", where=self.target.where)
+        self._atomic = True
+        await self._start()
+
+    async def commit(self, timeout: float) -> None:
+        """All becomes visible, and has when this returns. Raises ConnectionLost when the fate is
+        unknown; after any other error it is undone."""
+        assert self._transaction is not None
+        await self._transaction.commit(timeout)
+
+    async def abort(self, timeout: float) -> None:
+        """Nothing of it will ever be seen."""
+        assert self._transaction is not None
+        await self._transaction.abort(timeout)
 
     async def _start(self) -> None:
         options, cluster = self.target.options, self._cluster
@@ -159,14 +225,22 @@ class KafkaTopic(Publishes, Consumes, Tails):
         )
         all_acks = options.acks == "all"
         packing = Packing(
-            min(self._limit, _BATCH_BYTES), CODECS[options.compression], options.compression_level
+            min(self._limit, _BATCH_BYTES),
+            CODECS[options.compression],
+            options.compression_level,
+            self._atomic,
         )
         settings = Settings(
-            {"all": -1, "1": 1, "0": 0}[options.acks], all_acks and options.idempotent, packing
+            {"all": -1, "1": 1, "0": 0}[options.acks],
+            all_acks and options.idempotent,
+            packing,
+            new_id() if self._atomic else None,
         )
         producer = Producer(cluster, self.name, settings)
-        await producer.start(found)
+        await producer.start(found, options.transaction_timeout)
         self._producer = producer
+        if self._atomic:
+            self._transaction = Transaction(cluster, self.name, producer)
 
     def _chunks(self, sending: Batch, producer: Producer) -> list[Chunk]:
         """The batch by partitions, in order within each; what cannot be sent is refused."""
@@ -282,3 +356,53 @@ class KafkaTopic(Publishes, Consumes, Tails):
 
     async def tail(self, span: Span) -> Feed:
         return await self._log(span, None, pattern=self.target.options.regex, tail=True)
+
+    # -- looking and preparing
+
+    async def exists(self) -> bool:
+        try:
+            await self._cluster.topic(self.name)
+        except NotFound:
+            return False
+        return True
+
+    async def describe(self, group: str | None) -> dict[str, Any]:
+        if group is not None:
+            return await admin.describe_group(self._cluster, self.name, group)
+        return await admin.describe_topic(self._cluster, self.name)
+
+    async def create(self) -> bool:
+        options = self.target.options
+        return await admin.create_topic(
+            self._cluster,
+            self.name,
+            options.num_partitions or -1,
+            options.replication_factor or -1,
+            admin.parse_config(options.config, self.target.where),
+        )
+
+    async def purge(self) -> int | None:
+        return await admin.purge_topic(self._cluster, self.name)
+
+    async def delete(self) -> None:
+        await admin.delete_topic(self._cluster, self.name)
+
+    async def seek(self, group: str, start: Start, *, commit: bool) -> list[dict[str, Any]]:
+        """Where ``start`` is for a group, by partition: ``committed`` is its place now, ``to`` the
+        new one, which is committed if asked. Raises NotFound, UsageError, Refused while the group
+        has members (also without committing, for then the plan would be void)."""
+        where, cluster, how = self.target.where, self._cluster, self._reading()
+        chosen = parse_partitions(self.target.options.partitions, where)
+        numbers = chosen or list(await cluster.topic(self.name))
+        if start.kind == "last":
+            places = await last_places(cluster, how, self.name, numbers, start.count, {})
+        else:
+            places, _ = await start_places(
+                cluster, self.name, numbers, start, where, committed=how.committed
+            )
+        before = await committed_places(cluster, group, self.name, list(places))
+        await admin.set_places(cluster, self.name, group, places if commit else {})
+        return [
+            {"partition": number, "committed": before.get(number), "to": place}
+            for number, place in sorted(places.items())
+        ]
