@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["Header", "HeaderValue", "Headers", "Message", "Properties", "Received", "Tagged"]
+__all__ = [
+    "Header",
+    "HeaderValue",
+    "Headers",
+    "Message",
+    "Plain",
+    "Properties",
+    "Received",
+    "Tagged",
+]
 
 HeaderTag: TypeAlias = Literal[
     "bytes", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
@@ -64,6 +73,10 @@ class Message(msgspec.Struct, gc=False):
     properties: Properties | None = None
     timestamp: int | None = None
     raw_fields: bool = False
+
+
+class Plain(list[Message]):
+    """A batch whose messages are values alone, none a tombstone: no need to look at each."""
 
 
 class Received(Message, gc=False):

@@ -11,9 +11,9 @@ from typing import Self
 import msgspec
 
 from .errors import ConnectionLost, ExitCode, MqcliError, Refused, Unsupported
-from .message import Message, Tagged
+from .message import Message, Plain, Tagged
 from .session import Limits, Session
-from .transport import ANY, Outcome, Plain, Publishes, Traits
+from .transport import ANY, Outcome, Publishes, Traits
 
 __all__ = ["Counts", "Publisher", "refusal"]
 

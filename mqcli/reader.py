@@ -195,7 +195,7 @@ class Reader(Session):
         await self._feed.aclose()
         if resumed is not None:
             self._span = resumed
-        elif self.traits.keeps == "nothing":
+        else:  # a group stands where it stood, and what listens begins anew
             self._span = Span(None, self._span.stop)
         await self._again(time.monotonic(), cause, self._attach)
         self.reconnects += 1

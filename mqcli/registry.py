@@ -1,7 +1,7 @@
 """Which class is behind an address. Names are listed without loading; exactly one is loaded.
 
 A plugin registers in the entry-point group ``mqcli.transports.v1``: the name ``SCHEME:KIND`` for a
-transport, and ``SCHEME`` for a :class:`mqcli.transport.Broker` if ``ls`` and ``ping`` shall work.
+transport, and ``SCHEME`` for a :class:`mqcli.broker.Broker` if ``ls`` and ``ping`` shall work.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from .address import Address, BrokerURL
+from .broker import Broker
 from .errors import Unsupported, UsageError
 from .options import nearest, parse_options
-from .transport import Broker, Target, Transport
+from .transport import Target, Transport
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

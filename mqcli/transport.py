@@ -1,9 +1,8 @@
 """The contract: all that the author of a transport reads. Its guide is docs/writing-a-transport.md.
 
-A transport moves batches between mqcli and one kind of destination on one broker. Operations are
-roles (base classes), guarantees are data (:class:`Traits`), policy is above, in ``mqcli.client``:
-refusals, windows, deadlines, acknowledging once, reconnecting, gaps. So a transport never prints,
-never logs content, never retries what could duplicate, and never emulates what its broker lacks.
+A transport moves batches to and from one kind of destination. Operations are roles (base classes),
+guarantees are data (:class:`Traits`), policy is above, in ``mqcli.client``. So a transport never
+prints, logs content, retries what could duplicate, or emulates what its broker lacks.
 """
 
 from __future__ import annotations
@@ -66,31 +65,26 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, ack="none", nack=False, starts=starts)
 
 
-class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For a transport or broker without options."""
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True): ...
 
 
 class Target(msgspec.Struct, frozen=True):
     """Everything a transport is made from. ``address.kind`` is resolved; ``connection`` and
-    ``options`` are instances of the class's own ``Connection`` and ``Options``."""
+    ``options`` are instances of the class's own ``Connection`` and ``Options``; ``insecure``, only
+    by the user's ``--insecure``, means that TLS certificates are not verified; ``client_name`` is
+    what the broker may be told of us: ``mqcli/VERSION VERB``."""
 
     address: Address
     connection: Any
     options: Any
     connect_timeout: float = 10.0
     insecure: bool = False
-    """TLS certificates are not verified; only the user's ``--insecure`` sets it."""
     client_name: str = "mqcli"
-    """What the broker may be told of us: ``mqcli/VERSION VERB``."""
 
     @property
     def where(self) -> str:
         """The canonical, masked address without parameters: for errors and ``source``."""
         return str(self.address.with_name(self.address.name))
-
-
-class Plain(list[Message]):
-    """A batch whose messages are values alone, none a tombstone: no need to look at each."""
 
 
 class Outcome(msgspec.Struct):
@@ -213,8 +207,7 @@ class Publishes(Transport):
         ``timeout`` are seconds without any answer, not for the whole. Once a byte may have left it
         returns and never raises. Calls may overlap; their order is the order on the wire.
         Messages fit the traits; sizes are this method's to refuse. Raises nothing else than
-        ConnectionLost, and that only when nothing was sent.
-        """
+        ConnectionLost, and that only when nothing was sent."""
 
 
 class Consumes(Transport):
@@ -224,8 +217,7 @@ class Consumes(Transport):
 
         Creates nothing but the group, which starts at ``span.start`` where it is new. Without a
         group on a log nothing is left behind. Raises NotFound, UsageError for a position that is
-        not one, and the errors of ``receive``.
-        """
+        not one, and the errors of ``receive``."""
 
 
 class Tails(Transport):
@@ -256,36 +248,3 @@ class Manages(Transport):
     async def delete(self) -> None:
         """Remove the destination. Raises NotFound."""
         raise Unsupported("cannot be deleted", where=self.target.where)
-
-
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of ``ls``. ``messages`` where the broker tells it cheaply."""
-
-    kind: str
-    name: str
-    messages: int | None = None
-    detail: dict[str, Any] = {}
-
-
-class Broker(ABC):
-    """A broker as a whole, for ``ping`` and ``ls``; ``target.address`` has an empty name."""
-
-    Connection: ClassVar[type[msgspec.Struct]] = NoOptions
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-
-    @abstractmethod
-    async def open(self) -> None:
-        """As ``Transport.open``."""
-
-    @abstractmethod
-    async def aclose(self) -> None: ...
-
-    @abstractmethod
-    async def ping(self) -> dict[str, Any]:
-        """One round trip that needs a working login: what the broker says it is."""
-
-    @abstractmethod
-    async def ls(self, kind: str | None) -> Sequence[Entry]:
-        """The destinations that the broker can list, sorted by kind and name."""

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from ..broker import Broker
 from ..client import Client
 from ..errors import ExitCode, TimeLimitReached, UsageError
 from ..operations.stop import Stop, Stopped
 from ..registry import broker_target
-from ..transport import Broker, Manages, Target
+from ..transport import Manages, Target
 from .common import Common
 from .env import Env
 from .running import run

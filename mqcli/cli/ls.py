@@ -11,7 +11,7 @@ from .env import Env
 from .flags import BrokerArgument, FactsFormat, verb
 
 if TYPE_CHECKING:
-    from ..transport import Entry
+    from ..broker import Entry
     from .common import Common
 
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from ..broker import Broker, Entry
 from ..client import Client
 from ..errors import BrokerUnavailable
-from ..transport import Broker, Entry, Inspects, Manages, Target
+from ..transport import Inspects, Manages, Target
 
 __all__ = ["answered", "create", "delete", "describe", "ls", "ping", "purge"]
 

@@ -26,8 +26,9 @@ from yarl import URL
 
 from .._version import __version__
 from ..address import Host
+from ..broker import Broker, Entry
 from ..errors import AccessDenied, BrokerUnavailable, ConfigError, MqcliError, UsageError
-from ..transport import Broker, Entry, Target
+from ..transport import Target
 from . import _amqp_errors as errors
 from ._amqp_wire import Tap, Wire, open_wire
 

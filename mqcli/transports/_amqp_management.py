@@ -13,8 +13,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from ..broker import Entry
 from ..errors import AccessDenied, BrokerUnavailable, MqcliError, NotFound, UsageError
-from ..transport import Entry, Target
+from ..transport import Target
 from ._amqp import login_of, tls_of, vhost_of
 
 __all__ = ["Management"]

@@ -19,8 +19,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from msgspec import Struct
 
-from ..message import Headers, Message, Tagged
-from ..transport import Plain
+from ..message import Headers, Message, Plain, Tagged
 
 __all__ = ["CODECS", "Chunk", "Columns", "Packing", "build", "columns", "murmur2", "wire_headers"]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from hiredis import ReplyError
 
+from ..broker import Broker, Entry
 from ..errors import ConnectionLost
-from ..transport import Broker, Entry, Target
+from ..transport import Target
 from ._redis import RedisLink, RedisOptions, pack
 
 

@@ -25,6 +25,7 @@ from urllib.parse import quote_from_bytes
 import msgspec
 from msgspec import Meta
 
+from ..broker import Broker, Entry
 from ..errors import (
     AccessDenied,
     BrokerUnavailable,
@@ -36,7 +37,7 @@ from ..errors import (
     UsageError,
 )
 from ..options import Duration
-from ..transport import Broker, Entry, Target
+from ..transport import Target
 
 APPLICATION_ID = 0x6D71636C
 """``mqcl``, in the header of every file of ours."""

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import MqcliError, Refused
-from ..message import Headers, Message, Received, Tagged
-from ..transport import Plain
+from ..message import Headers, Message, Plain, Received, Tagged
 from ._sqlite import stored_name
 
 SEGMENT = 1000

@@ -10,7 +10,7 @@ from hiredis import ReplyError
 from msgspec import Meta, Struct
 
 from ..errors import MqcliError, NotFound, Refused, UsageError
-from ..message import Message
+from ..message import Message, Plain
 from ..options import Duration
 from ..position import BEGINNING, END, Start
 from ..transport import (
@@ -19,7 +19,6 @@ from ..transport import (
     Inspects,
     Manages,
     Outcome,
-    Plain,
     Publishes,
     Span,
     Tails,

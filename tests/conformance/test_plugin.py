@@ -11,8 +11,8 @@ import pytest
 
 from mqcli import registry
 from mqcli.address import parse_address, parse_broker
+from mqcli.broker import Broker
 from mqcli.errors import UsageError
-from mqcli.transport import Broker
 
 ROOT = Path(__file__).parents[2]
 

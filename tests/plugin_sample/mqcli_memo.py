@@ -24,13 +24,12 @@ import msgspec
 from msgspec import Meta
 
 from mqcli.address import decode, encode
+from mqcli.broker import Broker, Entry
 from mqcli.errors import AccessDenied, BrokerUnavailable, NotFound, Refused, UsageError
 from mqcli.message import Message, Received
 from mqcli.options import Duration
 from mqcli.transport import (
-    Broker,
     Consumes,
-    Entry,
     Feed,
     Gap,
     Inspects,
