@@ -251,6 +251,15 @@ class PartFlags(Flags):
             help="A header of every message; NAME:TYPE=VALUE for another type than text.",
         ),
     ] = None
+    property: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property",
+            "-P",
+            metavar="NAME=VALUE",
+            help="What is typed apart from headers; VALUE is JSON where it can be.",
+        ),
+    ] = None
     null: Annotated[
         bool, typer.Option("--null", help="Send one tombstone: a message without a value.")
     ] = False

@@ -1,4 +1,4 @@
-"""``-H NAME=VALUE`` and ``-H NAME:TYPE=VALUE``."""
+"""``-H NAME=VALUE``, ``-H NAME:TYPE=VALUE`` and ``-P NAME=VALUE``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from ..errors import UsageError
-from ..message import Header, Headers, HeaderTag
+import msgspec
 
-__all__ = ["parse_headers"]
+from ..errors import UsageError
+from ..message import Header, Headers, HeaderTag, Properties
+
+__all__ = ["parse_headers", "parse_properties"]
 
 _TYPES = frozenset({*get_args(HeaderTag), "bool"})
 
@@ -18,6 +20,23 @@ def parse_headers(texts: Sequence[str]) -> Headers:
     """The headers as typed. What stands behind the last colon of a name is a type only where it is
     one of the envelope's, or ``bool``. Raises UsageError."""
     return tuple(_parse(text) for text in texts)
+
+
+def parse_properties(texts: Sequence[str]) -> Properties | None:
+    """The properties, None without any: JSON where the value is that (``3``, ``true``, ``"3"``),
+    and text otherwise. Raises UsageError."""
+    found: Properties = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"-P {text} is not NAME=VALUE")
+        if name in found:
+            raise UsageError(f"-P {name} is given twice")
+        try:
+            found[name] = msgspec.json.decode(os.fsencode(value))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            found[name] = value
+    return found or None
 
 
 def _parse(text: str) -> Header:
@@ -67,8 +86,6 @@ def _json(type_: str, value: str) -> Any:
                 raise ValueError("a null has no value; write NAME:null=")
             return {"t": type_}
         case "table" | "list":
-            import msgspec
-
             try:
                 return {"t": type_, "v": msgspec.json.decode(value)}
             except msgspec.DecodeError as exc:

@@ -107,12 +107,13 @@ def _format(reading: InputFlags, values: list[str], parts: PartFlags) -> InputFo
 
 
 def _template(parts: PartFlags) -> Message:
-    from .headers import parse_headers
+    from .headers import parse_headers, parse_properties
 
     return Message(
         b"",
         None if parts.key is None else os.fsencode(parts.key),
         parse_headers(parts.header or ()),
+        parse_properties(parts.property or ()),
     )
 
 
@@ -164,7 +165,8 @@ def _batches(
     if reading.input == "json":
         first = [op.Given(data, f"VALUE {i + 1}") for i, data in enumerate(given)]
         return op.decoded([*first, *sources], make), bool(sources)
-    ready = [Message(data, template.key, template.headers) for data in given]
+    t = template
+    ready = [Message(data, t.key, t.headers, t.properties) for data in given]
     return op.ready(ready, op.decoded(sources, make)), bool(sources)
 
 

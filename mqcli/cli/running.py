@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -57,8 +58,9 @@ def run(
         ask(code)
 
     async def main() -> int:
-        for number in _signals():
-            loop.add_signal_handler(number, interrupt, number)
+        with contextlib.suppress(NotImplementedError):  # on Windows a signal just ends it
+            for number in _signals():
+                loop.add_signal_handler(number, interrupt, number)
         if timeout is not None:
             left = _BEGAN + timeout - time.monotonic()
             loop.call_later(max(0.0, left), ask, ExitCode.TIME_LIMIT)

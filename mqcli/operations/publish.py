@@ -91,7 +91,7 @@ class File:
     async def _open(self, file: str) -> int:
         try:
             # In a thread, for a named pipe waits for its writer.
-            return await asyncio.to_thread(os.open, file, os.O_RDONLY | os.O_CLOEXEC)
+            return await asyncio.to_thread(os.open, file, os.O_RDONLY)
         except OSError as exc:
             raise InputError("cannot read", where=file, why=exc.strerror or str(exc)) from exc
 

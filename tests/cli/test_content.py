@@ -203,3 +203,16 @@ def test_ctrl_c_on_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> No
     # Then it ends, having acknowledged
     assert watching.end() == 130
     assert b"1 acknowledged" in watching.output
+
+
+def test_progress_on_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    # Given a publisher on a terminal whose input takes a while
+    os.mkfifo(cli.home / "slow")
+    watched = terminal("publish", "orders", "-f", "slow")
+    with (cli.home / "slow").open("wb", buffering=0) as slow:
+        slow.write(b"one\ntwo\n")
+        # Then a line tells how far it is, and gives way to the last one
+        watched.expect(b"2 confirmed")
+    assert watched.end() == 0
+    assert b"\r\x1b[K" in watched.output
+    assert b"mqcli: published 2" in watched.output

@@ -138,6 +138,20 @@ def test_publishing_keys_and_headers(cli: Cli) -> None:
     assert (gone["key"], gone["value"]) == ("gone", None)
 
 
+def test_publishing_properties(cli: Cli, redis: Redis, fresh: str) -> None:
+    # When a message is published with properties, and an entry with an id of its own
+    cli("publish", "t", "-P", "priority=3", "-P", "type=a b", "-P", 'text="3"', "v").ok()
+    stream = f"{redis.url}/stream:{fresh}"
+    cli("publish", stream, "-P", "id=5-7", "v").ok()
+    # Then they are there as they were meant, and refused where they cannot be carried
+    (got,) = envelopes(cli, "consume", "t", "-e")
+    assert got["properties"] == {"priority": 3, "type": "a b", "text": "3"}
+    (entry,) = envelopes(cli, "consume", stream, "-e")
+    assert entry["meta"]["position"] == "5-7"
+    cli("publish", f"{redis.url}/list:x", "-P", "id=5-7", "v").fails(2, "property 'id'")
+    cli("publish", "t", "-P", "x", "v").fails(2, "-P x is not NAME=VALUE")
+
+
 def test_publishing_from_files_and_arguments(cli: Cli) -> None:
     # Given two files, one without a newline at its end
     (cli.home / "a").write_bytes(b"1\n2")
