@@ -289,8 +289,8 @@ class _Led:
             # A tick from before the start says nothing: wait for one of each from after it.
             def ended() -> bool:
                 ticks = self._latest.values()
-                return not any(tick.producing for tick in ticks) and all(
-                    tick.number >= 0 for tick in ticks
+                return len(ticks) == len(self.links) and all(
+                    tick.number >= 0 and not tick.producing for tick in ticks
                 )
 
             self._complete = await self._until(ended, None)

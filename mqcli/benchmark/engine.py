@@ -208,7 +208,9 @@ class Engine:
             await asyncio.wait(self._reading)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
         with contextlib.suppress(ValueError):
             gc.callbacks.remove(self._collecting)
         for task in self._reading:

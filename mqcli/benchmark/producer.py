@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, cycle, islice
 from typing import TYPE_CHECKING
@@ -111,6 +112,9 @@ class Producer:
                     if self._halted:
                         break
                 times = [clock.start + t for t in schedule.times(sent, count)]
+                if times[0] < clock.first <= times[-1]:  # a batch counts as a whole, or not
+                    times = times[: bisect_left(times, clock.first)]
+                    count = len(times)
                 sent += count
                 now = clock()
                 if now - times[0] > LATE and not self._excused:
