@@ -27,10 +27,11 @@ _EMPTY_TABLE = b"\0\0\0\0"
 PREFETCH = 2000
 """Messages that the broker may push ahead."""
 _FULL, _ROOM = 24 << 20, 12 << 20
+_OVERHEAD = 300
 _CACHED = 1000
 
-Raw = tuple[bytes, bytes, bytes]
-"""Arguments of basic.deliver, properties, body."""
+Raw = tuple[int, bytes, bytes, bytes]
+"""Redelivered, exchange with routing key, properties, body. Delivery tags count from 1."""
 
 
 def typed(frame: Frame, arguments: Iterable[Header]) -> Frame:
@@ -51,7 +52,7 @@ class Deliveries(Tap):
         self.link = link
         self.ready: deque[Raw] = deque()
         self.count = 0
-        """Deliveries since the channel was opened; the tag of the latest."""
+        """Deliveries since the channel was opened, and so the tag of the latest."""
         self.gone = False
         """The channel is closed, or the connection lost: nothing can be settled."""
         self.failure: MqcliError | None = None
@@ -59,73 +60,106 @@ class Deliveries(Tap):
         self.closed = False
         """What still comes is not wanted; it goes back to the broker with the channel."""
         self._size = 0
-        self._head = b""
+        self._redelivered = 0
+        self._route = b""
         self._content = b""
         self._left = 0
         self._pieces: list[bytes] = []
 
     def feed(self, data: bytes, at: int, end: int) -> int:
         number, unpack = self.number, FRAME.unpack_from
+        append, taken = self.ready.append, 0
+        before = at
         while end - at >= 8:
             kind, channel, size = unpack(data, at)
             after = at + 8 + size
             if after > end or channel != number:
                 break
-            if kind == 3:
-                self._left -= size
-                if self._left > 0:
-                    self._pieces.append(data[at + 7 : after - 1])
-                elif self._pieces:
-                    self._whole(b"".join([*self._pieces, data[at + 7 : after - 1]]))
-                    self._pieces = []
+            if kind == 1:
+                method = data[at + 7 : at + 11]
+                if method == _DELIVER:
+                    place = at + 20 + data[at + 11]
+                    self._redelivered = data[place]
+                    self._route = data[place + 1 : after - 1]
+                    # As a rule the content follows in two frames that are here as well.
+                    if end - after > 20:
+                        size = unpack(data, after)[2]
+                        body, left = after + 8 + size, data[after + 11 : after + 19]
+                        if end - body > 8 and data[body] == 3:
+                            size = unpack(data, body)[2]
+                            last = body + 8 + size
+                            if last <= end and int.from_bytes(left, "big") == size:
+                                append(
+                                    (
+                                        self._redelivered,
+                                        self._route,
+                                        data[after + 19 : body - 1],
+                                        data[body + 7 : last - 1],
+                                    )
+                                )
+                                taken += 1
+                                at = last
+                                continue
+                elif method == _CANCEL:
+                    self._cancelled()
                 else:
-                    self._whole(data[at + 7 : after - 1])
+                    break
             elif kind == 2:
                 self._left = int.from_bytes(data[at + 11 : at + 19], "big")
                 self._content = data[at + 19 : after - 1]
+                self._pieces = []
                 if not self._left:
-                    self._whole(b"")
-            elif kind == 1:
-                method = data[at + 7 : at + 11]
-                if method == _DELIVER:
-                    self._head = data[at + 11 : after - 1]
-                elif method == _CANCEL:
-                    self._fail(
-                        NotFound(
-                            "the broker ended the reading",
-                            where=self.link.where,
-                            why="the queue was deleted, or its node is gone",
-                        )
-                    )
-                else:
-                    break
+                    append((self._redelivered, self._route, self._content, b""))
+                    taken += 1
+            elif kind == 3:
+                self._left -= size
+                self._pieces.append(data[at + 7 : after - 1])
+                if self._left <= 0:
+                    body_ = b"".join(self._pieces)
+                    self._pieces = []
+                    append((self._redelivered, self._route, self._content, body_))
+                    taken += 1
             else:
                 break
             at = after
+        self.count += taken
+        self._size += at - before + _OVERHEAD * taken
         return at
 
-    def _whole(self, body: bytes) -> None:
-        if self.closed:
-            return
-        self.count += 1
-        self._size += len(body) + 300
-        self.ready.append((self._head, self._content, body))
+    def _cancelled(self) -> None:
+        self._fail(
+            NotFound(
+                "the broker ended the reading",
+                where=self.link.where,
+                why="the queue was deleted, or its node is gone",
+            )
+        )
 
     def flush(self) -> None:
+        if self.closed:
+            self.ready.clear()
+            return
         if self._size > _FULL:
             self.link.wire.pause()
         self.arrived.set()
 
     def take(self, most: int, most_bytes: int) -> list[Raw]:
+        """The oldest, as many as fit, but at least one."""
         ready = self.ready
-        taken: list[Raw] = []
-        size = 0
-        for _ in range(min(most, len(ready))):
-            size += len(ready[0][2])
-            if size > most_bytes and taken:
-                break
-            taken.append(ready.popleft())
-        self._size -= sum([len(raw[2]) for raw in taken]) + 300 * len(taken)
+        if len(ready) <= most and self._size <= most_bytes:
+            taken = list(ready)
+            ready.clear()
+            self._size = 0
+        else:
+            taken, size = [], 0
+            while ready and len(taken) < most:
+                size += len(ready[0][3])
+                if size > most_bytes and taken:
+                    break
+                taken.append(ready.popleft())
+            self._size = max(0, self._size - sum([len(raw[3]) + _OVERHEAD for raw in taken]))
+            if not ready:
+                self._size = 0
         if self._size < _ROOM:
             self.link.wire.resume()
         return taken
@@ -180,6 +214,8 @@ class ChannelFeed(Feed):
         self._consumer: str | None = None
         self._routes: dict[bytes, Route] = {}
         self._contents: dict[bytes, Content] = {}
+        self._tag = 0
+        """Of the latest message that was taken; the broker counts from 1."""
         self._closed = False
 
     @property

@@ -84,11 +84,10 @@ class ExchangeFeed(ChannelFeed):
     def _made(self, taken: Sequence[Raw]) -> list[Received]:
         source, routes, contents = self._source, self._routes, self._contents
         made: list[Received] = []
-        tag = 0
-        for head, raw, body in taken:
-            at = head[0] + 1
-            tag = int.from_bytes(head[at : at + 8], "big")
-            route = routes.get(head[at + 9 :]) or self._route(head[at + 9 :])
+        tag = self._tag
+        for _, path, raw, body in taken:
+            tag += 1
+            route = routes.get(path) or self._route(path)
             content = contents.get(raw) or self._content(raw, raw)
             made.append(
                 Received(
@@ -96,6 +95,7 @@ class ExchangeFeed(ChannelFeed):
                     False, source, str(tag), False, route.extra,
                 )
             )  # fmt: skip
+        self._tag = tag
         if not self._tap.gone:
             self._link.wire.send(self._tap.number, 60, 80, tag.to_bytes(8, "big") + b"\x01")
         if self._unwrap is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from ._amqp_codec import FRAME, method_frame, read_short
 
@@ -144,9 +144,9 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(_WRITE_AHEAD)
+        # Not asserted: uvloop's transports are no subclass.
+        self.transport = made = cast(asyncio.Transport, transport)
+        made.set_write_buffer_limits(_WRITE_AHEAD)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -128,10 +128,10 @@ class QueueFeed(ChannelFeed):
     def _made(self, taken: Sequence[Raw]) -> list[Received]:
         source, routes, contents = self._source, self._routes, self._contents
         made: list[Received] = []
-        for head, raw, body in taken:
-            at = head[0] + 1
-            tag = int.from_bytes(head[at : at + 8], "big")
-            route = routes.get(head[at + 9 :]) or self._route(head[at + 9 :])
+        tag = self._tag
+        for redelivered, path, raw, body in taken:
+            tag += 1
+            route = routes.get(path) or self._route(path)
             content = contents.get(raw) or self._content(raw, raw)
             headers, extra = content.headers, route.extra
             if headers:
@@ -143,9 +143,10 @@ class QueueFeed(ChannelFeed):
             made.append(
                 Received(
                     body, None, headers, content.properties, content.timestamp, False,
-                    source, str(tag), head[at + 8] == 1, extra, tag,
+                    source, str(tag), redelivered == 1, extra, tag,
                 )
             )  # fmt: skip
+        self._tag = tag
         return made
 
     def _handed_out(self, messages: Sequence[Received]) -> None:
@@ -208,7 +209,7 @@ class QueueFeed(ChannelFeed):
                 tags = [tag for tag in tags if tag > upto and tag not in ahead]
             if not tags:
                 return 0
-            fresh = sum([tag >= self._first_tag for tag in tags])
+            fresh = len([tag for tag in tags if tag >= self._first_tag])
             full = (
                 self._wanted is not None
                 and self._consumer is not None

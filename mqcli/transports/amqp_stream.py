@@ -195,7 +195,7 @@ class StreamFeed(ChannelFeed):
     def _made(self, taken: Sequence[Raw]) -> list[Received]:
         source, routes, contents = self._source, self._routes, self._contents
         made: list[Received] = []
-        for head, raw, body in taken:
+        for _, path, raw, body in taken:
             at = raw.find(_OFFSET) + len(_OFFSET)
             offset = int.from_bytes(raw[at : at + 8], "big")
             if self._stop is not None and offset >= self._stop:
@@ -210,15 +210,15 @@ class StreamFeed(ChannelFeed):
                 content = self._content(raw, same)
                 headers, _ = without(content.headers, "x-stream-offset")
                 content = contents[same] = content._replace(headers=headers)
-            start = head[0] + 10
-            route = routes.get(head[start:]) or self._route(head[start:])
+            route = routes.get(path) or self._route(path)
             made.append(
                 Received(
                     body, None, content.headers, content.properties, content.timestamp, False,
                     source, str(offset), False, route.extra,
                 )
             )  # fmt: skip
-        self._acknowledge(taken[-1][0])
+        self._tag += len(taken)
+        self._acknowledge(self._tag)
         if self._stop is not None and self._next is not None and self._next >= self._stop:
             self.ended = True
         return made
@@ -235,9 +235,8 @@ class StreamFeed(ChannelFeed):
                 )
             )  # fmt: skip
 
-    def _acknowledge(self, head: bytes) -> None:
+    def _acknowledge(self, tag: int) -> None:
         """As far as the broker then still cannot push more than the limit in all."""
-        tag = int.from_bytes(head[head[0] + 1 : head[0] + 9], "big")
         if self._limit is not None:
             tag = min(tag, self._limit - self._prefetch)
         if tag > self._acknowledged and not self._tap.gone:
@@ -256,10 +255,18 @@ class _Offsets(Deliveries):
     first: int | None = None
     last: int | None = None
 
-    def _whole(self, body: bytes) -> None:
-        at = self._content.find(_OFFSET) + len(_OFFSET)
-        self.last = int.from_bytes(self._content[at : at + 8], "big")
-        self.first = self.last if self.first is None else self.first
+    def flush(self) -> None:
+        if self.ready:
+            first, last = self.ready[0][2], self.ready[-1][2]
+            self.first = _offset_in(first) if self.first is None else self.first
+            self.last = _offset_in(last)
+            self.ready.clear()
+        self.arrived.set()
+
+
+def _offset_in(properties: bytes) -> int:
+    at = properties.find(_OFFSET) + len(_OFFSET)
+    return int.from_bytes(properties[at : at + 8], "big")
 
 
 def _offset(start: Start, where: str) -> int:
