@@ -36,6 +36,7 @@ __all__ = ["Sender"]
 _ACK, _NACK, _RETURN = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78", b"\x00\x3c\x00\x32"
 _TAG = Struct(">QB")
 _TRUSTED_SIZE = 1024
+_NO_LIMIT = 1 << 62
 _ROW_BYTES = 4 << 20
 _TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 _WRONG_USER = re.compile(r"user_id property set to '([^']*)'")
@@ -68,7 +69,7 @@ class Sender(Tap):
         self._answer_at = 0.0
         self._answered = asyncio.Event()
         self._seen_size = _TRUSTED_SIZE
-        self._size_limit = 0
+        self._size_limit = _NO_LIMIT
         self._return: tuple[int, str, bytes] = (0, "", b"")
         self._return_content = b""
         self._return_body: list[bytes] = []
@@ -137,7 +138,7 @@ class Sender(Tap):
         chosen = batch if len(indices) == len(batch) else [batch[i] for i in indices]
         if not any(m.key is not None or m.headers or m.properties for m in chosen):
             values = [m.value or b"" for m in chosen]
-            if max(map(len, values)) <= min(self._seen_size, marshal.body_max):
+            if max(map(len, values)) <= min(self._seen_size, marshal.body_max, self._size_limit):
                 await self._send(call, indices, marshal.plain(values, self._key), timeout)
                 return
         row: list[int] = []
@@ -163,7 +164,7 @@ class Sender(Tap):
 
     def _frames(self, marshal: Marshaller, message: Message) -> bytes:
         value = message.value or b""
-        if self._size_limit and len(value) > self._size_limit:
+        if len(value) > self._size_limit:
             raise ValueError(
                 f"the message has {len(value)} bytes, the broker's max_message_size is"
                 f" {self._size_limit}"
@@ -347,7 +348,7 @@ class Sender(Tap):
         """The message for which the broker closed the channel."""
         size, user, topic = _TOO_LARGE.search(text), _WRONG_USER.search(text), _TOPIC.search(text)
         if size is not None:
-            self._size_limit = int(size[2])
+            self._size_limit = self._seen_size = int(size[2])
         for part in self._ledger.parts:
             for position in part.pending():
                 message = part.message(position)
