@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from .errors import BrokerUnavailable, MqcliError
+from .errors import BrokerUnavailable, MqcliError, TryAgainLater
 from .transport import Transport
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.05, 5.0
@@ -46,13 +46,17 @@ class Session:
         self, since: float, cause: MqcliError, attempt: Callable[[], Awaitable[None]]
     ) -> None:
         """A new transport in place of the lost one, within ``reconnect_for`` of ``since``
-        (monotonic). Raises the cause of the loss when time has run out."""
+        (monotonic). When time has run out, raises TryAgainLater if that is what the broker said,
+        else BrokerUnavailable with the cause of the loss; other errors at once."""
         delay = _FIRST_BACKOFF
         limit = self._limits.reconnect_for
+        refused: TryAgainLater | None = None
         while True:
             await self._transport.aclose()
             left = since + limit - time.monotonic()
             if left <= 0:
+                if refused is not None:
+                    raise refused from cause
                 raise BrokerUnavailable(
                     f"the broker was lost and did not come back within {limit:g} s",
                     where=self.where,
@@ -65,6 +69,8 @@ class Session:
                     await self._transport.open()
                     await attempt()
                     return
-            except (BrokerUnavailable, TimeoutError):
+            except (BrokerUnavailable, TryAgainLater, TimeoutError) as exc:
+                if isinstance(exc, TryAgainLater):  # it is back, but loading its data
+                    refused = exc
                 await asyncio.sleep(min(delay, max(0.0, since + limit - time.monotonic())))
                 delay = min(delay * 2, _LAST_BACKOFF)

@@ -275,13 +275,16 @@ class RedisLink:
             await connection.disconnect(nowait=True)
             raise
         try:
-            # One round trip, so that a missing login is found now and not by the first message.
+            # One round trip, so that a missing login is found now and not by the first message;
+            # the ping finds a server that is still loading, which would take a name.
             client = self.target.client_name.replace(" ", "/")
-            got, cause = await wire.send(pack("CLIENT", "SETNAME", client), 1, 3600)
+            packed = pack("CLIENT", "SETNAME", client) + pack("PING")
+            got, cause = await wire.send(packed, 2, 3600)
             if cause is not None:
                 raise errors.closed_early(where, name, self.plan.tls) from cause
-            if isinstance(got[0], ReplyError) and not str(got[0]).startswith(("NOPERM", "ERR")):
-                raise errors.from_reply(str(got[0]), where)
+            for reply in got:
+                if isinstance(reply, ReplyError) and not str(reply).startswith(("NOPERM", "ERR")):
+                    raise errors.from_reply(str(reply), where)
         except BaseException:
             await wire.aclose()
             raise

@@ -395,7 +395,7 @@ def test_opening_costs_one_round_trip(started: Started) -> None:
     stats = server.cli("INFO", "commandstats").decode()
     called = {line.partition(":")[0] for line in stats.splitlines() if line.startswith("cmdstat")}
     assert called - {"cmdstat_config|resetstat", "cmdstat_info"} == {
-        f"cmdstat_{name}" for name in ("client|setname", "client|getname", "set", "get")
+        f"cmdstat_{name}" for name in ("client|setname", "ping", "client|getname", "set", "get")
     }
 
 
