@@ -30,7 +30,13 @@ from ._kafka_wire import STRONGEST_FIRST, Login, NoMechanism, Wire
 
 __all__ = ["Cluster", "KafkaOptions", "Partition", "topic_name"]
 
-PRIVATE = ("aiokafka.conn", "aiokafka.protocol", "aiokafka.record", "aiokafka.codec")
+PRIVATE = (
+    "aiokafka.codec",
+    "aiokafka.conn",
+    "aiokafka.coordinator",
+    "aiokafka.protocol",
+    "aiokafka.record",
+)
 """Modules of aiokafka that are used below its documented interface."""
 
 PORT = 9092
