@@ -24,7 +24,7 @@ from .processes import Link
 from .stamps import CONTROL, Payloads, Sizes, Stamper
 from .tracker import MARK
 
-__all__ = ["Heard", "Progress", "conduct", "shared"]
+__all__ = ["Heard", "Progress", "Stopped", "conduct", "raised", "shared"]
 
 _LEAD = 0.15
 """Seconds between the word to start and the start, for the word to reach all."""
@@ -198,7 +198,7 @@ class _Led:
             while not true():
                 for failed in self._failures:
                     if failed.final:
-                        raise _raised(failed)
+                        raise raised(failed)
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or (stoppable and self.stop.is_set()):
                     return False
@@ -215,9 +215,9 @@ class _Led:
 
     def _ended_early(self, what: str) -> MqcliError:
         for failed in self._failures:
-            return _raised(failed)
+            return raised(failed)
         if self.stop.is_set():
-            return _Stopped("stopped before the clock started")
+            return Stopped("stopped before the clock started")
         return BrokerUnavailable(what, where=self.client.where)
 
     async def _control(self, number: int, count: int) -> None:
@@ -354,13 +354,13 @@ class _Led:
         )
 
 
-class _Stopped(MqcliError):
+class Stopped(MqcliError):
     """Asked to stop before there was anything to report."""
 
     exit_code = errors.ExitCode.INTERRUPTED
 
 
-def _raised(failed: Failed) -> MqcliError:
+def raised(failed: Failed) -> MqcliError:
     """The error that a worker told, of its own class."""
     kind = getattr(errors, failed.kind, MqcliError) if failed.kind else MqcliError
     made = kind(failed.what, where=failed.where, why=failed.why, hint=failed.hint)

@@ -46,7 +46,7 @@ class Where(msgspec.Struct, frozen=True):
     insecure: bool = False
     client_name: str = "mqcli"
     confirm_timeout: float = 30.0
-    reconnect_for: float = 0.0
+    reconnect_for: float = 10.0
 
     def client(self) -> Client:
         """Raises UsageError. Opens nothing."""

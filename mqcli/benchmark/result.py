@@ -162,6 +162,10 @@ class Report(msgspec.Struct, kw_only=True):
     max_backlog: int | None = None
     interval_s: float = 1.0
     intervals: list[Interval] = []
+    highest_rate: float | None = None
+    """What --find-max found: messages per second, sustained without a backlog."""
+    exit_code: int = 0
+    """Of what ended it early, as DESIGN section 5 has them; 0 when nothing did."""
     complete: bool = True
     """False where the run was stopped before its end."""
     notes: list[str] = []

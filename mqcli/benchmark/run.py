@@ -13,8 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .._version import __version__
-from ..errors import MqcliError
-from .conductor import Heard, Progress, conduct, shared
+from .conductor import Heard, Progress, conduct, raised, shared
 from .delivery import Delivery, judge
 from .durability import durability
 from .histogram import Histogram
@@ -176,6 +175,7 @@ def report_of(
         max_backlog=backlog if consumed else None,
         interval_s=plan.interval,
         intervals=rows,
+        exit_code=max((raised(one).exit_code for one in heard.failures), default=0),
         complete=heard.complete and not heard.failures,
         notes=notes,
         errors=_errors(heard, produced),
@@ -331,8 +331,5 @@ def _notes(order: str, delivery: Delivery | None, consumed: Sequence[Consumed]) 
 
 
 def _errors(heard: Heard, produced: Sequence[Produced]) -> list[str]:
-    told = [
-        str(MqcliError(one.what, where=one.where, why=one.why, hint=one.hint))
-        for one in heard.failures
-    ]
+    told = [str(raised(one)) for one in heard.failures]
     return list(dict.fromkeys([*told, *(text for one in produced for text in one.errors)]))[:10]

@@ -26,6 +26,9 @@ VERBS = {
     "purge": "remove the messages of a destination",
     "delete": "remove a destination",
     "ping": "see whether a broker answers",
+    "benchmark": "measure publishing, delivery and consuming, with verified delivery",
+    "report": "show, compare, merge or draw saved benchmarks",
+    "agent": "make load for a benchmark that another machine leads",
     "demo": "see the embedded broker at work, without a server",
 }
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
