@@ -55,6 +55,15 @@ class Id(NamedTuple):
 ZERO = Id(0, 0)
 
 
+class Stop(NamedTuple):
+    """Where reading ends: ``id`` is the first one that is not wanted. A ``timed`` stop is reached
+    by the server's clock too. ``there`` says that nothing before it can still come."""
+
+    id: Id
+    timed: bool
+    there: bool
+
+
 def parse_id(text: str, where: str = "") -> Id:
     """``1717-3``, or ``1717`` for ``1717-0``. Raises UsageError."""
     match = _ID.fullmatch(text)
@@ -142,6 +151,13 @@ def _text(raw: bytes) -> str | bytes:
         return raw
 
 
+def clock_ms(reply: Any) -> int:
+    """The reply to TIME in milliseconds; 0 where the command is not permitted."""
+    if isinstance(reply, ReplyError):
+        return 0
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000
+
+
 def _shown(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
@@ -196,8 +212,18 @@ class Places:
                 found = await self._nth(place.count, "XREVRANGE", b"+", b"-")
                 return self.last if found[1] is None else found[1].before()
 
-    async def stop(self, place: Start) -> Id:
-        """The first id that is not wanted."""
+    async def stop(self, place: Start | None) -> Stop | None:
+        """Where reading ends, None without a STOP."""
+        if place is None:
+            return None
+        at, timed = await self._first_unwanted(place), place.kind == "time"
+        there = at <= self.last.behind()
+        if timed and not there:
+            got, _ = await self._link.exchange(pack("TIME"), 1, ANSWER)
+            there = bool(got) and clock_ms(got[0]) >= at.ms
+        return Stop(at, timed, there)
+
+    async def _first_unwanted(self, place: Start) -> Id:
         match place.kind:
             case "beginning":
                 return ZERO
@@ -234,7 +260,7 @@ class Places:
 class StreamFeed(Feed):
     """What both ways of reading share: one command under way, and what is to be handed out."""
 
-    def __init__(self, decoder: Decoder, stop: Id | None, limit: int | None) -> None:
+    def __init__(self, decoder: Decoder, stop: Stop | None, limit: int | None) -> None:
         super().__init__()
         self._decoder, self._stop, self._left = decoder, stop, limit
         self._ready: list[Received] = []
@@ -250,6 +276,19 @@ class StreamFeed(Feed):
 
     def _make(self, entries: list[Any]) -> list[Received]:
         return self._decoder.messages(entries)
+
+    def _there(self, clock: Any = None) -> bool:
+        """Whether nothing before the stop can still come; ``clock`` is a reply to TIME that was
+        given before the last look."""
+        stop = self._stop
+        if stop is not None and not stop.there and clock is not None:
+            self._stop = stop = stop._replace(there=clock_ms(clock) >= stop.id.ms)
+        return stop is not None and stop.there
+
+    def _ask_clock(self) -> bytes:
+        """TIME, where it may end the reading."""
+        stop = self._stop
+        return pack("TIME") if stop is not None and stop.timed and not stop.there else b""
 
     def _may_take(self) -> bool:
         return not self._finished and self._failure is None and self._left != 0
@@ -342,40 +381,37 @@ class LogFeed(StreamFeed):
         key: bytes,
         decoder: Decoder,
         after: Id,
-        stop: Id | None,
-        last: Id,
+        stop: Stop | None,
         limit: int | None,
     ) -> None:
         super().__init__(decoder, stop, limit)
         self._link, self._key = link, key
         self._after, self._given = after, after
-        # All that can come before the stop is there already: an empty reply is the end.
-        self._bounded = stop is not None and stop <= last.behind()
-        self._finished = stop is not None and after.behind() >= stop
+        self._finished = stop is not None and after.behind() >= stop.id
 
     async def _take(self) -> list[Any]:
-        block = () if self._bounded else ("BLOCK", round(BLOCK * 1000))
-        count = self._ask()
-        packed = pack("XREAD", "COUNT", count, *block, "STREAMS", self._key, str(self._after))
+        block = () if self._there() else ("BLOCK", round(BLOCK * 1000))
+        count, clock = self._ask(), self._ask_clock()
+        read = pack("XREAD", "COUNT", count, *block, "STREAMS", self._key, str(self._after))
         got, cause = await self._link.exchange(
-            packed + pack("EXISTS", self._key), 2, ANSWER + BLOCK
+            clock + read + pack("EXISTS", self._key), 3 if clock else 2, ANSWER + BLOCK
         )
         if cause is not None:
             raise cause
-        reply, there = got
+        *told, reply, there = got
         if isinstance(reply, ReplyError):
             raise await self._link.explain(reply)
         if reply is None:
             if there == 0:
                 raise missing(self._link.where)
-            self._finished = self._bounded
+            self._finished = self._there(*told)
             return []
         entries: list[Any] = reply[0][1]
         self._adapt(count, entries)
         stop, last = self._stop, to_id(entries[-1][0])
-        if stop is not None and last.behind() >= stop:
+        if stop is not None and last.behind() >= stop.id:
             self._finished = True
-            entries = [entry for entry in entries if to_id(entry[0]) < stop]
+            entries = [entry for entry in entries if to_id(entry[0]) < stop.id]
         self._after = last
         if self._left is not None:
             self._left -= len(entries)
@@ -388,11 +424,14 @@ class LogFeed(StreamFeed):
         return given
 
     def resume(self) -> Span:
-        stop = None if self._stop is None else Start("at", token=str(self._stop))
+        stop = None
+        if self._stop is not None:
+            at = self._stop.id
+            stop = Start("time", ms=at.ms) if self._stop.timed else Start("at", token=str(at))
         return Span(Start("after", token=str(self._given)), stop)
 
 
 __all__ = [
     "ANSWER", "BLOCK", "ZERO", "Decoder", "Id", "LogFeed", "Places",
-    "StreamFeed", "missing", "parse_id", "to_id",
+    "Stop", "StreamFeed", "missing", "parse_id", "to_id",
 ]  # fmt: skip

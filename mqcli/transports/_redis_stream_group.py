@@ -21,7 +21,7 @@ from ..errors import ConnectionLost, MqcliError, NotFound
 from ..message import Received
 from ..transport import Gap
 from ._redis import RedisLink, pack
-from ._redis_stream_feed import ANSWER, BLOCK, Decoder, Id, StreamFeed, missing, to_id
+from ._redis_stream_feed import ANSWER, BLOCK, Decoder, Id, Stop, StreamFeed, missing, to_id
 
 __all__ = ["RETURNED", "GroupFeed", "consumer_name"]
 
@@ -50,7 +50,7 @@ class GroupFeed(StreamFeed):
         group: str,
         decoder: Decoder,
         claim_after: float,
-        stop: Id | None,
+        stop: Stop | None,
         limit: int | None,
     ) -> None:
         super().__init__(decoder, stop, limit)
@@ -58,7 +58,7 @@ class GroupFeed(StreamFeed):
         self._name = consumer_name(link.target)
         self._idle = max(1, round(claim_after * 1000))
         self._last: Id | None = None
-        """The last entry that is wanted, where the stop is not in the future."""
+        """The last id that is wanted, once nothing before the stop can still come."""
         self._added = self._ahead = 0
         """The number of that entry; entries before it that nobody was given, as Redis counts."""
         self._held: dict[bytes, None] = {}
@@ -71,8 +71,8 @@ class GroupFeed(StreamFeed):
 
     async def begin(self, last: Id, added: int) -> None:
         """After the group exists: ``last`` is the end that stands, and ``added`` its number."""
-        if self._stop is not None and self._stop <= last.behind():
-            self._last = self._stop.before()
+        if self._stop is not None and self._there():
+            self._last = self._stop.id.before()
             self._added = added if self._last == last else 0
         # Needed to end a blocked read early; where it is forbidden, the read ends by itself.
         got, _ = await self._link.exchange(pack("CLIENT", "ID"), 1, ANSWER)
@@ -137,10 +137,10 @@ class GroupFeed(StreamFeed):
         entries: list[Any] = reply[0][1]
         self._adapt(count, entries)
         self._hold(entries)
-        if self._stop is not None and to_id(entries[-1][0]) >= self._stop:
+        if self._stop is not None and to_id(entries[-1][0]) >= self._stop.id:
             # Another reader of the group moved on meanwhile, or the stop lies in the future.
             self._finished = True
-            wanted = [entry for entry in entries if to_id(entry[0]) < self._stop]
+            wanted = [entry for entry in entries if to_id(entry[0]) < self._stop.id]
             await self._give_back([entry[0] for entry in entries[len(wanted) :]])
             return wanted
         return entries
@@ -160,14 +160,21 @@ class GroupFeed(StreamFeed):
         return messages
 
     async def _call_read(self, *args: str | bytes | int) -> Any:
-        packed, replies = pack(*args), 1
+        packed, replies, clock = pack(*args), 1, self._ask_clock()
         if self._last is not None:
             packed, replies = packed + pack("XINFO", "GROUPS", self._key), 2
+        elif clock:
+            packed, replies = clock + packed, 2
         got, cause = await self._link.exchange(packed, replies, ANSWER + BLOCK)
         if cause is not None:
             raise cause
-        if replies == 2 and isinstance(got[1], list):
-            self._see(got[1])
+        if self._last is not None:
+            if isinstance(got[1], list):
+                self._see(got[1])
+        elif clock:
+            told, *got = got
+            if self._stop is not None and self._there(told):
+                self._last = self._stop.id.before()
         if isinstance(got[0], ReplyError):
             text = str(got[0])
             if "NOGROUP" in text or "no longer exists" in text:

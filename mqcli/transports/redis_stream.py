@@ -217,7 +217,7 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
         places = Places(self._link, self._key)
         await places.look()
         start = await places.start(span.start or BEGINNING)
-        stop = None if span.stop is None else await places.stop(span.stop)
+        stop = await places.stop(span.stop)
         note = await self._make_group(group, str(start))
         options, link = self.target.options, RedisLink(self.target, self._key)
         feed = GroupFeed(
@@ -254,8 +254,8 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
         places = Places(self._link, self._key)
         await places.look()
         start = await places.start(span.start or usual)
-        stop = None if span.stop is None else await places.stop(span.stop)
-        return LogFeed(self._link, self._key, self._decoder(), start, stop, places.last, limit)
+        stop = await places.stop(span.stop)
+        return LogFeed(self._link, self._key, self._decoder(), start, stop, limit)
 
     def _decoder(self) -> Decoder:
         options = self.target.options

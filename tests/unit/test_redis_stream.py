@@ -342,6 +342,26 @@ def test_reading_starts_and_stops_where_told(
     assert tuple(m.position for m in run(test())) == wanted
 
 
+@pytest.mark.parametrize("after_ms", [-1, 400], ids=["past", "soon"])
+@pytest.mark.parametrize("way", ["alone", "tail", "group"])
+def test_a_time_to_stop_at_is_reached_by_the_clock(
+    redis: Redis, fresh: str, way: str, after_ms: int
+) -> None:
+    """Nobody may be writing any more: ``--from @1h..@15m`` of a quiet stream ends."""
+    filled(redis, fresh, *IDS)
+    span = Span(Start("beginning"), Start("time", ms=int(time.time() * 1000) + after_ms))
+
+    async def test() -> list[Received]:
+        async with opened(f"{redis.url}/stream:{fresh}") as stream:
+            made = stream.tail(span) if way == "tail" else stream.subscribe(span, _group(way), None)
+            async with closing(made) as feed:
+                if way != "group":
+                    assert feed.resume() == Span(Start("after", token="0-0"), span.stop)
+                return await to_end(feed)
+
+    assert tuple(m.position for m in run(test())) == IDS
+
+
 def _group(way: str) -> str | None:
     return "g" if way == "group" else None
 
