@@ -10,6 +10,7 @@ from pamqp import commands
 
 from ..errors import BrokerUnavailable, NotFound, Refused, Unsupported, UsageError
 from ..message import Header, Message
+from ..roles import Binds
 from ..transport import Inspects, Manages, Outcome, Publishes, Target
 from ._amqp import AmqpLink, AmqpOptions, name_of
 from ._amqp_codec import short
@@ -32,7 +33,7 @@ def queue_name(target: Target) -> str:
     return name
 
 
-class QueueLike(Publishes, Inspects, Manages):
+class QueueLike(Publishes, Inspects, Manages, Binds):
     """A queue as AMQP sees it: published to through the default exchange."""
 
     Connection = AmqpOptions

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ..broker import Broker, Entry
+from ..broker import Entry
+from ..roles import ListsGroups
 from ..transport import Target
 from . import _kafka_admin as admin
 from ._kafka import Cluster, KafkaOptions
@@ -13,7 +15,7 @@ from ._kafka import Cluster, KafkaOptions
 __all__ = ["KafkaBroker"]
 
 
-class KafkaBroker(Broker):
+class KafkaBroker(ListsGroups):
     """The brokers behind a bootstrap address."""
 
     Connection = KafkaOptions
@@ -39,12 +41,7 @@ class KafkaBroker(Broker):
         }
 
     async def ls(self, kind: str | None) -> Sequence[Entry]:
-        """The topics that are not the broker's own; with the kind ``group``, the groups."""
-        if kind == "group":
-            groups = await admin.group_names(self._cluster)
-            return [
-                Entry("group", name, detail={"protocol": p}) for name, p in sorted(groups.items())
-            ]
+        """The topics that are not the broker's own."""
         if kind not in (None, "topic"):
             return []
         found = []
@@ -60,3 +57,17 @@ class KafkaBroker(Broker):
                 detail["under_replicated"] = behind
             found.append(Entry("topic", name, detail=detail))
         return found
+
+    async def groups(self) -> Sequence[Entry]:
+        """With the state and the number of members of each, where the classic protocol shows it."""
+        cluster = self._cluster
+        names = sorted(await admin.group_names(cluster))
+        seen = await asyncio.gather(*(admin.group_state(cluster, name) for name in names))
+        return [
+            Entry(
+                "group",
+                name,
+                detail={} if state in ("Dead", "") else {"state": state, "members": len(members)},
+            )
+            for name, (state, _, members) in zip(names, seen, strict=True)
+        ]

@@ -20,6 +20,7 @@ from ..errors import (
     UsageError,
 )
 from ..message import Header, Headers, HeaderValue, Message, Tagged
+from ..roles import Binds
 from ..transport import (
     Feed,
     Inspects,
@@ -42,7 +43,7 @@ from ._amqp_watch import ExchangeFeed
 _CURRENT = "but current is '"
 
 
-class AmqpExchange(Publishes, Tails, Inspects, Manages):
+class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
     """An exchange: what is published to it goes to every queue that is bound for it.
 
     Confirmed means that every queue it was routed to has it. The key of a message is its routing

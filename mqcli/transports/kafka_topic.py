@@ -13,13 +13,13 @@ from ..errors import ConnectionLost, MqcliError, NotFound, Refused, Unsupported,
 from ..message import Message
 from ..options import Duration
 from ..position import BEGINNING, END, Start
+from ..roles import Seeks, Transacts
 from ..transport import (
     Consumes,
     Feed,
     Inspects,
     Manages,
     Outcome,
-    Publishes,
     Span,
     Tails,
     Target,
@@ -101,7 +101,7 @@ class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
 
 
-class KafkaTopic(Publishes, Consumes, Tails, Inspects, Manages):
+class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
     """Guarantees: a message is confirmed when all replicas in sync have it (``acks=all``); order
     holds within a partition; a group shares the partitions among its members."""
 

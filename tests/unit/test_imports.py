@@ -20,9 +20,10 @@ LAYERS = [
     ("options",),
     ("transport",),
     ("broker",),
+    ("roles",),
     ("registry",),
     ("session",),
-    ("publisher", "reader"),
+    ("publisher", "reader", "atomic"),
     ("client",),
     ("operations",),
     ("cli",),
@@ -34,7 +35,8 @@ BESIDE: dict[str, set[str]] = {
     "config": {"address", "errors"},
     "formats": {"message", "errors"},
     "transports": {
-        "errors", "message", "position", "address", "options", "transport", "broker", "_version",
+        "errors", "message", "position", "address", "options", "transport", "broker", "roles",
+        "_version",
     },
     # The client, and the types that its methods take and return.
     "benchmark": {"client", "publisher", "reader", "errors", "message", "position", "transport"},
@@ -178,6 +180,7 @@ def test_the_public_face() -> None:
     # Given the three public modules
     import mqcli
     import mqcli.broker
+    import mqcli.roles
     import mqcli.testing
     import mqcli.transport
 
@@ -192,6 +195,7 @@ def test_the_public_face() -> None:
     }  # fmt: skip
     assert contract <= vars(mqcli.transport).keys()
     assert set(mqcli.broker.__all__) == {"Broker", "Entry"}
+    assert set(mqcli.roles.__all__) == {"Binds", "ListsGroups", "Seeks", "Transacts"}
     # And the contract stays short enough to be read as a whole
     assert len((ROOT / "transport.py").read_text().splitlines()) <= 250
     assert (ROOT / "py.typed").exists()
