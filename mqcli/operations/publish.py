@@ -251,12 +251,13 @@ async def _next(publisher: Publisher, batches: AsyncIterator[Batch], stop: Stop)
 
 
 async def _finish(publisher: Publisher, stop: Stop, report: PublishReport) -> None:
-    try:
-        if stop.reason is None:
+    if stop.reason is None:
+        try:
             await stop.guard(publisher.finish())
             return
-    except Stopped:
-        report.stopped = stop.reason
+        except Stopped:
+            pass
+    report.stopped = stop.reason  # also where the input ended in the same moment
     try:
         async with asyncio.timeout(stop.grace):
             await publisher.finish()

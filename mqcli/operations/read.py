@@ -77,7 +77,19 @@ def out_of_time(wanted: Wanted, what: str) -> MqcliError | None:
     if wanted.count is None and not wanted.end:
         return None
     goal = "the end" if wanted.count is None else f"{wanted.count} messages"
+    if wanted.count == 1:
+        goal = "a message"
     return TimeLimitReached(f"{what} before {goal} came")
+
+
+def not_opened(reader: Reader, stop: Stop, report: ReadReport) -> None:
+    """A stop came while the reader was being opened. Then a time limit is never an end as asked
+    for: nothing was looked at."""
+    if stop.reason is ExitCode.TIME_LIMIT:
+        what = "the time was over before the broker answered"
+        report.error = TimeLimitReached(what, where=reader.where)
+    else:
+        report.stopped = stop.reason
 
 
 async def consume(
@@ -95,9 +107,7 @@ async def consume(
         try:
             await stop.guard(stack.enter_async_context(reader))
         except Stopped:
-            report.stopped = stop.reason
-            if stop.reason is ExitCode.TIME_LIMIT:
-                report.stopped, report.error = None, out_of_time(wanted, "the time was over")
+            not_opened(reader, stop, report)
             return
         except MqcliError as exc:
             report.error = exc

@@ -19,6 +19,7 @@ from .read import (
     ReadReport,
     Wanted,
     consume,
+    not_opened,
     out_of_time,
     tell,
 )
@@ -48,7 +49,7 @@ async def tail(
             try:
                 await stop.guard(stack.enter_async_context(reader))
             except Stopped:
-                _stopped(stop, wanted, report)
+                not_opened(reader, stop, report)
                 return
             except MqcliError as exc:
                 report.error = exc
