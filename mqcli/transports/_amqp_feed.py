@@ -217,6 +217,7 @@ class ChannelFeed(Feed):
         self._tag = 0
         """Of the latest message that was taken; the broker counts from 1."""
         self._closed = False
+        self._quiet_at = 0.0
 
     @property
     def channel(self) -> AbstractChannel:
@@ -246,9 +247,10 @@ class ChannelFeed(Feed):
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
         tap, loop = self._tap, asyncio.get_running_loop()
         deadline = loop.time() + wait
-        quiet_at = loop.time() + self.idle_after
+        self._quiet_at = self._quiet_at or loop.time() + self.idle_after
         while not self.ended and not self._closed:
             if tap.ready:
+                self._quiet_at = loop.time() + self.idle_after
                 messages = self._made(tap.take(max_messages, max_bytes))
                 self._handed_out(messages)
                 if messages:
@@ -259,13 +261,13 @@ class ChannelFeed(Feed):
             left = deadline - loop.time()
             if left <= 0:
                 break
-            if loop.time() >= quiet_at:
+            if loop.time() >= self._quiet_at:
                 await self._idle()
-                quiet_at = loop.time() + self.idle_after
+                self._quiet_at = loop.time() + self.idle_after
                 continue
             tap.arrived.clear()
             try:
-                async with asyncio.timeout(min(left, quiet_at - loop.time())):
+                async with asyncio.timeout(min(left, self._quiet_at - loop.time())):
                     await tap.arrived.wait()
             except TimeoutError:
                 continue

@@ -94,6 +94,7 @@ class QueueFeed(ChannelFeed):
         self._acked = 0
         self._changing = asyncio.Lock()
         self._suspect = True
+        self._quiet = 0
 
     async def open(self, limit: int | None, to_end: bool) -> None:
         """Raises NotFound, AccessDenied, TryAgainLater (another consumer is exclusive)."""
@@ -158,8 +159,7 @@ class QueueFeed(ChannelFeed):
             self.ended = True
 
     async def _idle(self) -> None:
-        if self._suspect and self._standing:
-            self._suspect = False
+        if self._suspect:
             await self._check_type()
         if self._to_end and not self._tap.ready:
             # Others may have taken what stood; a delivery can still be on its way behind the
@@ -172,9 +172,20 @@ class QueueFeed(ChannelFeed):
                 self.ended = True
 
     async def _check_type(self) -> None:
-        """Messages stand here and none comes: others may have priority, or it is a stream."""
-        if await is_stream(self._link, self._name):
-            raise self._wrong_kind()
+        """Do messages stand here and none comes? Others may have priority, or it is a stream, whose
+        messages the broker counts every few seconds only. So it is looked at less and less."""
+        self._quiet += 1
+        if self._quiet & (self._quiet - 1):
+            return
+        if not self._standing:
+            found = await self._link.ask(
+                lambda: self.channel.queue_declare(self._name, passive=True)
+            )
+            self._standing = found.message_count or 0
+        if self._standing and not self._tap.ready:
+            self._suspect = False
+            if await is_stream(self._link, self._name):
+                raise self._wrong_kind()
 
     def _wrong_kind(self) -> UsageError:
         return UsageError(

@@ -86,14 +86,15 @@ class AmqpStream(QueueLike, Consumes, Tails):
 
 class StreamFeed(ChannelFeed):
     """Reads from one offset to another. Acknowledging only gives the broker room to push: a stream
-    forgets nothing by it."""
+    forgets nothing by it. It pushes whole chunks, so that up to a chunk more than the limit may
+    come; that takes nothing from anyone, and is not handed out."""
 
     def __init__(
         self, link: AmqpLink, name: str, options: StreamOptions, span: Span, limit: int | None
     ) -> None:
         super().__init__(link, keyed=False)
         assert span.start is not None
-        self._name, self._limit = name, limit
+        self._name, self._limit, self._left = name, limit, limit
         self._start, self._stop_asked = span.start, span.stop
         self._prefetch = options.prefetch if limit is None else max(1, min(options.prefetch, limit))
         self._next: int | None = None
@@ -191,6 +192,16 @@ class StreamFeed(ChannelFeed):
         if probe.failure is not None:
             raise probe.failure
         return probe.last if whole else probe.first
+
+    async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
+        if self._left is not None:
+            max_messages = min(max_messages, self._left)
+        return await super().receive(max_messages, max_bytes, wait)
+
+    def _handed_out(self, messages: Sequence[Received]) -> None:
+        if self._left is not None:
+            self._left -= len(messages)
+            self.ended = self.ended or self._left == 0
 
     def _made(self, taken: Sequence[Raw]) -> list[Received]:
         source, routes, contents = self._source, self._routes, self._contents
