@@ -27,7 +27,8 @@ h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p { margin: .25rem 0; color: var(--soft) }
 .limited { color: #fff; background: #b3261e; padding: .4rem .7rem; border-radius: 6px }
-table { border-collapse: collapse; width: 100%; margin: .4rem 0 .8rem; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; width: 100%; margin: .4rem 0 .8rem;
+  font-variant-numeric: tabular-nums }
 .wide { overflow-x: auto }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line);
   white-space: nowrap }

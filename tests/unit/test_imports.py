@@ -39,7 +39,9 @@ BESIDE: dict[str, set[str]] = {
         "_version",
     },
     # The client, and the types that its methods take and return.
-    "benchmark": {"client", "publisher", "reader", "errors", "message", "position", "transport"},
+    "benchmark": {
+        "client", "publisher", "reader", "errors", "message", "position", "transport", "_version",
+    },
     "testing": {
         "errors", "message", "position", "address", "options", "transport", "registry",
         "session", "reader", "publisher", "client",
