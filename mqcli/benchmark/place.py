@@ -7,7 +7,7 @@ import contextlib
 from msgspec.structs import replace
 
 from ..client import Client
-from ..errors import NotFound, Unsupported
+from ..errors import MqcliError, NotFound, Unsupported
 from ..transport import Manages
 from .plan import Where
 
@@ -27,8 +27,8 @@ class Place:
         self.where = where
         self._client = where.client()
         self._own, self._keep = own, keep
-        self.kept = keep
-        """It is still there."""
+        self.left: MqcliError | None = None
+        """Why it could not be removed."""
 
     async def __aenter__(self) -> Place:
         if self._own and self._client.traits().missing != "undetectable":
@@ -39,5 +39,9 @@ class Place:
     async def __aexit__(self, *exc: object) -> None:
         if not self._own or self._keep or not self._client.supports(Manages):
             return
-        with contextlib.suppress(NotFound, Unsupported):  # gone, or nothing that could be removed
+        try:
             await self._client.once(Manages, lambda transport: transport.delete())
+        except (NotFound, Unsupported):  # gone, or nothing that could be removed
+            pass
+        except MqcliError as exc:  # what was measured is worth more than this
+            self.left = exc

@@ -65,17 +65,30 @@ async def run(
     elif plan.only != "consume":
         plan = replace(plan, start="end")
     job = replace(job, plan=plan)
-    async with Place(plan.where, own=not job.use_existing, keep=job.keep):
-        if job.backlog is not None:
-            return await _with_backlog(job, job.backlog, stop, on_progress)
-        cut = shares(plan, len(links) if links is not None else job.processes)
-        workers = links if links is not None else [Process() for _ in cut]
-        started = time.time()
-        heard = await conduct(
-            plan, workers[: len(cut)], cut, drain=job.drain, stop=stop,
-            on_progress=on_progress, own=not job.use_existing,
-        )  # fmt: skip
-        return report_of(job, heard, started, workers)
+    place = Place(plan.where, own=not job.use_existing, keep=job.keep)
+    async with place:
+        report = await _in_place(job, stop, on_progress, links)
+    if place.left is not None:
+        report.notes.append(f"{report.address} could not be removed: {place.left}")
+    return report
+
+
+async def _in_place(
+    job: Job,
+    stop: asyncio.Event,
+    on_progress: Callable[[Progress], None],
+    links: Sequence[Link] | None,
+) -> Report:
+    if job.backlog is not None:
+        return await _with_backlog(job, job.backlog, stop, on_progress)
+    cut = shares(job.plan, len(links) if links is not None else job.processes)
+    workers = links if links is not None else [Process() for _ in cut]
+    started = time.time()
+    heard = await conduct(
+        job.plan, workers[: len(cut)], cut, drain=job.drain, stop=stop,
+        on_progress=on_progress, own=not job.use_existing,
+    )  # fmt: skip
+    return report_of(job, heard, started, workers)
 
 
 async def _with_backlog(
