@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 
-from aiormq.exceptions import AMQPChannelError, AuthenticationError, ChannelClosed
+from aiormq.exceptions import AMQPChannelError, AMQPError, AuthenticationError, ChannelClosed
 
 from ..errors import (
     AccessDenied,
@@ -91,10 +93,12 @@ def from_connect(exc: BaseException, closed_by: tuple[int, str] | None, where: s
         return BrokerUnavailable(
             "TLS failed", where=where, why=exc.reason or str(exc), hint="is this the port of TLS?"
         )
-    if isinstance(exc, OSError):
-        return BrokerUnavailable("cannot connect", where=where, why=exc.strerror or str(exc))
+    if isinstance(exc, OSError) and not isinstance(exc, AMQPError):
+        plain = exc.errno is not None and not isinstance(exc, socket.gaierror)
+        why = os.strerror(exc.errno) if plain and exc.errno else exc.strerror or str(exc)
+        return BrokerUnavailable("cannot connect", where=where, why=why)
     return BrokerUnavailable(
-        "the other side does not speak AMQP 0-9-1",
+        "no AMQP 0-9-1 session came to be",
         where=where,
         why=str(exc) or type(exc).__name__,
         hint="is this the broker's AMQP port, and is TLS (amqps://) wanted there?",
