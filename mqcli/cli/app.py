@@ -26,10 +26,11 @@ VERBS = {
     "purge": "remove the messages of a destination",
     "delete": "remove a destination",
     "ping": "see whether a broker answers",
-    "benchmark": "measure publishing, delivery and consuming, with verified delivery",
+    "benchmark": "measure rates and latencies, and whether all arrives",
     "report": "show, compare, merge or draw saved benchmarks",
     "agent": "make load for a benchmark that another machine leads",
     "demo": "see the embedded broker at work, without a server",
+    "help": "explain a verb, or a kind of destination and its options",
 }
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
