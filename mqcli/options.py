@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,7 @@ from .address import is_secret
 from .errors import UsageError
 from .position import parse_duration
 
-__all__ = ["Duration", "nearest", "parse_options"]
+__all__ = ["Duration", "Option", "described", "nearest", "parse_options"]
 
 _VERIFICATION = frozenset(
     {"no_verify_ssl", "ssl_no_verify", "verify", "verify_ssl", "ssl_cert_reqs", "insecure",
@@ -30,6 +30,62 @@ _VERIFICATION = frozenset(
 
 class Duration(float):
     """Seconds, written with a unit (``30s``); see ``position.parse_duration``."""
+
+
+class Option(NamedTuple):
+    """One option for people: ``takes`` says what its values are, ``default`` is "" for none."""
+
+    name: str
+    takes: str
+    default: str
+    description: str
+
+
+def described(struct: type[msgspec.Struct]) -> list[Option]:
+    """The options that are the fields of a struct, in their order."""
+    found = []
+    for field in msgspec.structs.fields(struct):
+        info, description = _type(field.type), ""
+        while isinstance(info, msgspec.inspect.Metadata):
+            description = (info.extra_json_schema or {}).get("description", description)
+            info = info.type
+        default = "" if field.default in (None, (), msgspec.NODEFAULT) else field.default
+        if isinstance(default, bool):
+            default = str(default).lower()
+        elif isinstance(default, Duration):
+            default = f"{default:g}s"
+        found.append(Option(field.encode_name, _takes(info), str(default), description))
+    return found
+
+
+def _type(kind: Any) -> msgspec.inspect.Type:
+    return msgspec.inspect.type_info(kind)
+
+
+def _takes(info: msgspec.inspect.Type) -> str:
+    i = msgspec.inspect
+    match info:
+        case i.Metadata(type=inner):
+            return _takes(inner)
+        case i.UnionType(types=types):
+            return " or ".join(_takes(one) for one in types if not isinstance(one, i.NoneType))
+        case i.LiteralType(values=values):
+            return " or ".join(str(value) for value in values)
+        case i.BoolType():
+            return "true or false"
+        case i.IntType(ge=least, le=most):
+            limits = "" if least is None else f" of {least} or more"
+            return "a whole number" + (limits if most is None else f" from {least} to {most}")
+        case i.FloatType():
+            return "a number"
+        case i.CustomType():
+            return "a duration"
+        case i.VarTupleType(item_type=item):
+            return _takes(item)
+        case i.StrType(pattern=str(pattern)):
+            return f"text like {pattern}"
+        case _:
+            return "text"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -93,6 +149,8 @@ def parse_options(
         except msgspec.ValidationError as exc:
             why, _, path = str(exc).partition(" - at `$.")
             name = path.rstrip("`").partition("[")[0]
+            if name and "duration" not in why:
+                why = f"it takes {_takes(_type(fields[name][1].type))}"
             raise _misfit(name, values.get(name, ""), where, why) from exc
         for name, text in values.items():
             value = getattr(made[-1], fields[name][1].name)
@@ -110,7 +168,7 @@ def _misfit(name: str, text: Any, where: str, why: str) -> UsageError:
 
 
 def _is_tuple(kind: Any) -> bool:
-    info = msgspec.inspect.type_info(kind)
+    info = _type(kind)
     while isinstance(info, msgspec.inspect.Metadata):
         info = info.type
     return isinstance(info, msgspec.inspect.VarTupleType)

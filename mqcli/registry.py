@@ -20,7 +20,10 @@ from .transport import Target, Transport
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["GROUP", "broker_target", "kinds", "load", "load_broker", "resolve", "schemes", "target"]
+__all__ = [
+    "GROUP", "broker_target", "kinds", "load", "load_broker", "resolve", "schemes", "target",
+    "topics",
+]  # fmt: skip
 
 GROUP = "mqcli.transports.v1"
 
@@ -113,6 +116,13 @@ def kinds(scheme: str) -> dict[str, str]:
             if name.startswith(family + ":")
         }
     return found
+
+
+def topics() -> dict[str, str]:
+    """Every SCHEME:KIND there is, with a line each. Loads none."""
+    found = {name: known.summary for name, known in _KNOWN.items() if ":" in name}
+    plugins = {n: f"plugin {point.value}" for n, point in _plugins().items() if ":" in n}
+    return plugins | found
 
 
 def resolve(address: Address) -> Address:

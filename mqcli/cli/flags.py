@@ -110,7 +110,12 @@ class CommonFlags(Flags):
     ] = None
     options: Annotated[
         list[str] | None,
-        typer.Option("--option", "-O", metavar="NAME=VALUE", help="What one broker alone has."),
+        typer.Option(
+            "--option",
+            "-O",
+            metavar="NAME=VALUE",
+            help="What one kind of destination has; mqcli help SCHEME:KIND lists them.",
+        ),
     ] = None
     password_file: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqcli.errors import UsageError
-from mqcli.options import Duration, nearest, parse_options
+from mqcli.options import Duration, described, nearest, parse_options
 
 
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,12 +56,13 @@ def test_without_options_all_are_as_usual() -> None:
     [
         ("sid", "left", "unknown option 'sid': redis://h/list:x; did you mean 'side'?"),
         ("zzz", "1", "unknown option 'zzz': redis://h/list:x; known here: arg, claim_after,"),
-        ("maxlen", "many", "the option maxlen=many does not fit: redis://h/list:x: Expected"),
-        ("maxlen", "0", "the option maxlen=0 does not fit: redis://h/list:x: Expected `int` >= 1"),
+        ("maxlen", "many", "the option maxlen=many does not fit: redis://h/list:x: "
+         "it takes a whole number of 1 or more"),
+        ("maxlen", "0", "the option maxlen=0 does not fit: redis://h/list:x: it takes a"),
         ("maxlen", "1" * 5000, "does not fit"),
         ("maxlen", "", "the option maxlen= does not fit"),
-        ("side", "up", "the option side=up does not fit: redis://h/list:x: Invalid enum value"),
-        ("persistent", "maybe", "the option persistent=maybe does not fit"),
+        ("side", "up", "the option side=up does not fit: redis://h/list:x: it takes left or right"),
+        ("persistent", "maybe", "does not fit: redis://h/list:x: it takes true or false"),
         ("ratio", "nan", "the option ratio=nan does not fit"),
         ("claim_after", "30", "the option claim_after=30 does not fit: redis://h/list:x: "
          "'30' is not a duration; write 250ms, 30s, 5m or 1h30m, with the unit"),
@@ -71,6 +72,19 @@ def test_what_does_not_fit_is_told(name: str, text: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse((name, text))
     assert told in str(caught.value)
+
+
+def test_options_are_described_for_people() -> None:
+    # When the options of a struct are described
+    told = {option.name: option for option in described(Options)}
+    # Then each says what it takes, and what it is by default
+    assert list(told) == list(Options.__struct_fields__)
+    assert told["claim_after"] == ("claim_after", "a duration", "30s", "a lease")
+    assert told["side"].takes == "left or right"
+    assert (told["maxlen"].takes, told["maxlen"].default) == ("a whole number of 1 or more", "")
+    assert (told["persistent"].takes, told["persistent"].default) == ("true or false", "true")
+    assert (told["ratio"].takes, told["ratio"].default) == ("a number", "0.5")
+    assert (told["arg"].takes, told["arg"].default) == ("text", "")
 
 
 def test_an_option_is_given_once() -> None:
