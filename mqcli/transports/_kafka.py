@@ -193,6 +193,9 @@ class Cluster:
                 self._bootstrap = await self._connect(host.name, host.port or PORT, share)
                 await self.metadata([], share)
                 return
+            except ConnectionLost as exc:  # it hung up on the first real request
+                hint = errors.silent_hint(self._tls is not None)
+                last = BrokerUnavailable("cannot connect", where=self.where, why=exc.why, hint=hint)
             except BrokerUnavailable as exc:
                 last = exc
         assert last is not None

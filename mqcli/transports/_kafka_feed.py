@@ -76,7 +76,7 @@ class FetchFeed(Feed):
     # -- Feed
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
-        deadline = time.monotonic() + wait
+        deadline, told = time.monotonic() + wait, len(self.gaps)
         while not self.closed:
             await self.prepare()
             if self.finished():
@@ -97,7 +97,7 @@ class FetchFeed(Feed):
                 return out
             if self.finished():
                 continue
-            if self.gaps:
+            if len(self.gaps) > told:  # it must not wait for the messages behind it
                 return ()
             if self.fetcher.error is not None:
                 raise self.fetcher.error
@@ -171,7 +171,7 @@ class FetchFeed(Feed):
         try:
             piece = next(now.lists, None) or []
         except Unreadable as exc:
-            slot.bad = exc
+            slot.bad, slot.bad_before = exc, now.behind
             return False
         if piece and slot.stop is not None and offset_of(piece[-1]) >= slot.stop:
             stop = slot.stop
@@ -250,7 +250,7 @@ class FetchFeed(Feed):
                 for piece in self._reading(slot, item):
                     made += piece
             except Unreadable as exc:
-                slot.bad = exc
+                slot.bad, slot.bad_before = exc, item.next_offset
                 return False
             if slot.stop is not None:
                 stop = slot.stop
@@ -264,12 +264,18 @@ class FetchFeed(Feed):
 
     async def _mend(self) -> None:
         for slot in list(self.fetcher.slots.values()):
+            if slot.bad is not None and slot.bad_before is not None:
+                self._unreadable(slot, slot.bad, slot.bad_before)
+                slot.position, slot.bad, slot.bad_before = slot.bad_before, None, None
+                self.fetcher.requeue(slot)
+                continue
             if slot.found or (self._current is not None and self._current.slot is slot):
                 continue
             if slot.out_of_range:
                 await self._out_of_range(slot)
             elif slot.bad is not None:
-                await self._unreadable(slot, slot.bad)
+                self._unreadable(slot, slot.bad, slot.position + 1)
+                self.fetcher.restart(slot, slot.position + 1)
 
     async def _out_of_range(self, slot: Slot) -> None:
         """Our next offset does not exist: go on at the nearest one that does, and say so."""
@@ -298,8 +304,7 @@ class FetchFeed(Feed):
         else:
             self.fetcher.restart(slot, slot.position)
 
-    async def _unreadable(self, slot: Slot, why: Unreadable) -> None:
-        behind = slot.fetched if slot.fetched > slot.position else slot.position + 1
+    def _unreadable(self, slot: Slot, why: Unreadable, behind: int) -> None:
         if not self.how.skip_unreadable:
             raise InputError(
                 "a batch cannot be read",
@@ -312,15 +317,10 @@ class FetchFeed(Feed):
             Gap(
                 slot.source,
                 f"a batch cannot be read: {why}",
-                after=slot.name,
+                after=f"{slot.partition}:{slot.position - 1}",
                 before=f"{slot.partition}:{behind}",
             )
         )
-        self.fetcher.order = type(self.fetcher.order)(
-            s for s in self.fetcher.order if s is not slot
-        )
-        slot.found.clear()
-        self.fetcher.restart(slot, behind)
 
 
 def offset_of(message: Received) -> int:

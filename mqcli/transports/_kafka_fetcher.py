@@ -51,6 +51,8 @@ class Slot(Struct, eq=False):
     found: deque[RawBatch | int] = field(default_factory=deque)
     out_of_range: bool = False
     bad: Unreadable | None = None
+    bad_before: int | None = None
+    """Where decoding failed: the offset behind that batch. None: what stands behind all found."""
 
     @property
     def done(self) -> bool:
@@ -107,6 +109,12 @@ class Fetcher:
                 self._held -= slot.held
                 slot.paused = True
         self.order = deque(slot for slot in self.order if not slot.paused)
+        self._wake()
+
+    def requeue(self, slot: Slot) -> None:
+        """What was found in the slot is to be handed out again, at the end of the line."""
+        self.order = deque(other for other in self.order if other is not slot)
+        self.order.extend([slot] * len(slot.found))
         self._wake()
 
     def restart(self, slot: Slot, offset: int) -> None:

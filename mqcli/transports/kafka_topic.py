@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -111,7 +112,7 @@ class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self.name = topic_name(target)
+        self.name = _pattern(target) if target.options.regex else topic_name(target)
         self._cluster = Cluster(target)
         self._producer: Producer | None = None
         self._limit = _BATCH_BYTES
@@ -406,3 +407,14 @@ class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
             {"partition": number, "committed": before.get(number), "to": place}
             for number, place in sorted(places.items())
         ]
+
+
+def _pattern(target: Target) -> str:
+    name = target.address.name
+    try:
+        re.compile(name)
+    except re.error as exc:
+        raise UsageError(
+            f"{name!r} is no regular expression", where=target.where, why=str(exc)
+        ) from exc
+    return name
