@@ -105,6 +105,10 @@ class QueueFeed(ChannelFeed):
         if self._to_end:
             limit = self._standing if limit is None else min(limit, self._standing)
         self._limit = limit
+        if self._options.peek and limit:
+            self.notes.append(
+                "looking marks these messages as redelivered for who takes them later"
+            )
         if limit == 0:
             self.ended = True
         else:
