@@ -25,11 +25,11 @@ from redis.exceptions import RedisError
 from ..errors import BrokerUnavailable, ConnectionLost, MqcliError, NotFound, UsageError
 from ..transport import Target
 from . import _redis_errors as errors
-from ._redis_wire import PublicWire, Replies, Wire
+from ._redis_wire import PublicWire, Replies, Wire, unasked
 
 __all__ = ["RedisLink", "RedisOptions", "ReplyError", "key_of", "pack", "pack_alike", "plan"]
 
-PRIVATE = ("_writer",)
+PRIVATE = ("_writer", "_reader")
 """What is used of redis-py's connection although it is private."""
 
 _MAX_REDIRECTS = 16
@@ -263,7 +263,10 @@ class RedisLink:
                 ) from exc
         try:
             await connection.connect()
-            writer = getattr(connection, PRIVATE[0], None)
+            writer, reader = (getattr(connection, PRIVATE[i], None) for i in (0, -1))
+            said = await unasked(reader)
+            if said is not None:
+                raise errors.farewell(said, where, name, self.plan.tls)
             if writer is None:
                 wire: Wire = PublicWire(where, name, connection, None)
             else:
@@ -280,11 +283,12 @@ class RedisLink:
             client = self.target.client_name.replace(" ", "/")
             packed = pack("CLIENT", "SETNAME", client) + pack("PING")
             got, cause = await wire.send(packed, 2, 3600)
-            if cause is not None:
-                raise errors.closed_early(where, name, self.plan.tls) from cause
             for reply in got:
-                if isinstance(reply, ReplyError) and not str(reply).startswith(("NOPERM", "ERR")):
+                if isinstance(reply, ReplyError) and errors.ends_login(str(reply)):
                     raise errors.from_reply(str(reply), where)
+            if cause is not None:
+                said = await unasked(reader) or b""
+                raise errors.farewell(said, where, name, self.plan.tls) from cause
         except BaseException:
             await wire.aclose()
             raise

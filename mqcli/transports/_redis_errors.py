@@ -138,11 +138,19 @@ def silent_hint(tls: bool) -> str:
     return "if the port does not speak TLS, use redis:// in place of rediss://" if tls else ""
 
 
-def closed_early(where: str, peer: str, tls: bool) -> BrokerUnavailable:
-    """The peer hung up before it said anything."""
+def farewell(said: bytes, where: str, peer: str, tls: bool) -> MqcliError:
+    """The peer hung up on us; ``said`` is what it said before it was asked anything."""
+    if said.startswith(b"-"):
+        return from_reply(said[1:].decode("utf-8", "replace").strip(), where)
     return BrokerUnavailable(
         "cannot connect", where=where, why=f"{peer} closed the connection", hint=_closed_hint(tls)
     )
+
+
+def ends_login(text: str) -> bool:
+    """Whether an error reply to the first commands, whose answers matter to nobody, says that no
+    other command will succeed. A server that cannot save (MISCONF) can be read all the same."""
+    return "max number of clients" in text or not text.startswith(("NOPERM", "ERR", "MISCONF"))
 
 
 def lost(where: str, why: str) -> ConnectionLost:

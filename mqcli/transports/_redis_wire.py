@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 from ..errors import ConnectionLost, MqcliError
 from . import _redis_errors as errors
 
-__all__ = ["PublicWire", "Replies", "Wire"]
+__all__ = ["PublicWire", "Replies", "Wire", "unasked"]
 
 Replies = tuple[list[Any], MqcliError | None]
 """What came, error replies as ReplyError among it, and the cause if something did not come."""
@@ -29,6 +29,22 @@ Replies = tuple[list[Any], MqcliError | None]
 _NOTHING = object()
 # hiredis moves the rest of its buffer for each KiB that it has parsed: slices keep that cheap.
 _SLICE = 32_768
+
+
+async def unasked(reader: asyncio.StreamReader | None) -> bytes | None:
+    """What a peer has said, and redis-py not read, before it was asked anything: a server that is
+    full says so and hangs up. Empty when it only hung up, None when it waits for us."""
+    if reader is None:
+        return None
+    reading = asyncio.ensure_future(reader.read(1 << 12))
+    try:
+        await asyncio.wait((reading,), timeout=0)
+    finally:
+        reading.cancel()
+    await asyncio.wait((reading,))
+    if reading.cancelled() or isinstance(reading.exception(), OSError):
+        return None
+    return reading.result()
 
 
 class Pending:
