@@ -181,6 +181,8 @@ def understood(env: Env, flags: CommonFlags, verb: str) -> Common:
     env.quiet, env.verbose = flags.quiet, flags.verbose
     if env.quiet and env.verbose:
         raise UsageError("--quiet and --verbose cannot both be meant")
+    if flags.insecure:
+        env.say("mqcli: --insecure: TLS certificates are not verified, so anyone may be listening")
     common = Common(
         flags.broker,
         pairs("-O", flags.options),
