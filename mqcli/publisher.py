@@ -259,24 +259,24 @@ class Publisher(Session):
             while self._tasks:
                 self._room.clear()
                 await self._room.wait()
-            lost, self._lost = sorted(self._lost, key=lambda pair: pair[0]), []
-            batch = [message for _, messages in lost for message in messages]
-            numbers = [number for number, _ in lost]
             try:
                 await self._again(since, ConnectionLost("connection lost"), _nothing)
             except MqcliError as exc:
-                self.counts.unknown += len(batch)
                 self.failure = exc
                 return
+            lost, self._lost = sorted(self._lost, key=lambda pair: pair[0]), []
+            batch = [message for _, messages in lost for message in messages]
+            numbers = [number for number, _ in lost]
             outcome = await self._publish(batch)
             if outcome.confirmed:
                 since = time.monotonic()
             self._settle(outcome, batch, numbers)
 
-    async def finish(self) -> None:
+    async def finish(self, *, mend: bool = True) -> None:
         """Return once the fate of everything submitted is settled. Does not raise: see ``counts``
-        and ``failure``. Lasts at most ``confirm_timeout`` without progress."""
-        while self._tasks or (self._lost and self.failure is None):
+        and ``failure``. Lasts at most ``confirm_timeout`` without progress, and ``mend`` as long
+        as a lost broker is tried again."""
+        while self._tasks or (mend and self._lost and self.failure is None):
             if self._tasks:
                 self._room.clear()
                 await self._room.wait()

@@ -239,7 +239,7 @@ async def _next(publisher: Publisher, batches: AsyncIterator[Batch], stop: Stop)
             failing = asyncio.create_task(publisher.wait_for_failure())
             await asyncio.wait((reading, failing), return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
-                await publisher.mend()
+                await stop.guard(publisher.mend())
                 if publisher.failure is not None:
                     raise publisher.failure
             failing.cancel()
@@ -260,7 +260,7 @@ async def _finish(publisher: Publisher, stop: Stop, report: PublishReport) -> No
     report.stopped = stop.reason  # also where the input ended in the same moment
     try:
         async with asyncio.timeout(stop.grace):
-            await publisher.finish()
+            await publisher.finish(mend=False)
     except TimeoutError:
         await publisher.abandon()
 
