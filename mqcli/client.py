@@ -21,10 +21,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import msgspec
 
 from .address import parse_address
 from .errors import NotFound, Unsupported
+from .position import END
 from .registry import target as make_target
 from .session import Limits
 from .transport import (
@@ -48,6 +51,21 @@ __all__ = ["Client", "Limits"]
 Role = TypeVar("Role", bound=Transport)
 T = TypeVar("T")
 _WHOLE = Span()
+_LACKING = {
+    "Publishes": "cannot be published to, it is read only",
+    "Consumes": "cannot be consumed: it keeps nothing that could be taken",
+    "Tails": "cannot be watched without taking from it",
+    "Inspects": "cannot be described",
+    "Manages": "cannot be created, purged or deleted",
+    "Binds": "cannot be bound: it gets what is published to it and nothing else",
+    "Seeks": "does not let the place of a group be moved from outside",
+    "Transacts": "has no transactions, so it cannot take all or nothing",
+}
+"""By the name of a role: what a destination without it cannot do."""
+_WHEN = {
+    "--bind": "only what routes, as an exchange, is watched by patterns; beside other addresses"
+    " write ?bind=PATTERN behind its own",
+}
 
 
 class Client:
@@ -96,21 +114,79 @@ class Client:
             for verb, other in (("consume", Consumes), ("tail", Tails), ("publish", Publishes))
             if other is not role and issubclass(self.cls, other)
         ]
-        what, fitting = {
-            Publishes: ("cannot be published to, it is read only", []),
-            Consumes: ("cannot be consumed: it keeps nothing that could be taken", can[:1]),
-            Tails: ("cannot be watched without taking from it", can[:1]),
-            Inspects: ("cannot be described", []),
-            Manages: ("cannot be created, purged or deleted", []),
-        }[role]
+        fitting = can[:1] if role in (Consumes, Tails) else []
         hint = self.cls.instead.get(role.__name__) or (f"use: {fitting[0]}" if fitting else "")
-        return Unsupported(f"{kind} {what}", where=self.where, hint=hint)
+        return Unsupported(f"{kind} {_LACKING[role.__name__]}", where=self.where, hint=hint)
 
-    def publisher(self, **settings: Any) -> Publisher:
-        """See :class:`mqcli.publisher.Publisher`. Raises Unsupported."""
+    def with_options(self, flag: str, **values: Any) -> Self:
+        """The same destination with these options. ``flag`` stands for them on the command line.
+        Raises Unsupported where the transport has no options of these names."""
+        options = self.target.options
+        if not values.keys() <= self._option_names():
+            raise Unsupported(
+                f"{flag} cannot be used here",
+                where=self.where,
+                hint=_WHEN.get(flag, f"leave out {flag}"),
+            )
+        options = msgspec.structs.replace(options, **values)
+        target = msgspec.structs.replace(self.target, options=options)
+        return type(self)(self.cls.variant(options), target, self.limits)
+
+    def _option_names(self) -> set[str]:
+        options = self.target.options
+        return {field.name for field in msgspec.structs.fields(options)} if options else set()
+
+    def ordered(self) -> Self:
+        """The same destination, its messages in one order over all of it. Raises Unsupported."""
+        if "ordered" in self._option_names():
+            return self.with_options("--ordered", ordered=True)
+        if self.traits().order != "all":
+            raise Unsupported(
+                "--ordered cannot be used here: no order over the whole can be had",
+                where=self.where,
+            )
+        return self
+
+    def nacking(self, what: Literal["requeue", "drop"]) -> Self:
+        """The same destination; this becomes of messages that were handed out but not settled,
+        where dropping is the broker's rejection for good. Raises Unsupported."""
+        if "nack" in self._option_names():
+            return self.with_options("--nack", nack=what)
+        if what == "drop" or not self.traits().nack:
+            reason = "reject a message for good" if what == "drop" else "give back a message"
+            raise Unsupported(
+                f"--nack {what} cannot be used here: this broker cannot {reason}",
+                where=self.where,
+                hint="leave out --nack",
+            )
+        return self
+
+    def publisher(self, *, atomic: bool = False, **settings: Any) -> Publisher:
+        """See :class:`mqcli.publisher.Publisher`, with ``atomic``
+        :class:`mqcli.atomic.AtomicPublisher`. Raises Unsupported."""
+        if atomic:
+            from .atomic import AtomicPublisher
+            from .roles import Transacts
+
+            return AtomicPublisher(self.make(Transacts), self.traits(), self.limits, **settings)
         from .publisher import Publisher
 
         return Publisher(self.make(Publishes), self.traits(), self.limits, **settings)
+
+    def check_group(self, group: str | None) -> None:
+        """Raises Unsupported where groups do not exist."""
+        if group is None:
+            return
+        traits = self.traits(group)
+        if not traits.shares:
+            hint = self.cls.instead.get("group", "leave out --group")
+            raise Unsupported("groups do not exist here", where=self.where, hint=hint)
+        if traits.keeps == "until-taken":
+            raise Unsupported(
+                "a queue has no groups: every reader takes from the same messages",
+                where=self.where,
+                hint="leave out --group",
+            )
 
     def consume(
         self,
@@ -121,19 +197,30 @@ class Client:
     ) -> Reader:
         """A reader that takes messages. Raises Unsupported for what cannot be taken so."""
         transport = self.make(Consumes)
-        traits = self.traits(group)
-        if group is not None and not traits.shares:
-            hint = self.cls.instead.get("group", "leave out --group")
-            raise Unsupported("groups do not exist here", where=self.where, hint=hint)
-        if group is not None and traits.keeps == "until-taken":
-            raise Unsupported(
-                "a queue has no groups: every reader takes from the same messages",
-                where=self.where,
-                hint="leave out --group",
-            )
+        self.check_group(group)
         from .reader import Reader
 
-        return Reader(transport, traits, self.limits, span, limit, on_gap, group)
+        return Reader(transport, self.traits(group), self.limits, span, limit, on_gap, group)
+
+    def peek(
+        self, span: Span = _WHOLE, limit: int | None = None, on_gap: OnGap = "report"
+    ) -> Reader:
+        """A reader that takes messages of a queue, up to the end that stood, and on closing gives
+        them back in their order. The broker may mark them redelivered. Raises Unsupported for what
+        is no queue, or takes nothing back."""
+        if "peek" in self._option_names():  # the broker has to be asked otherwise
+            return self.with_options("--peek", peek=True).consume(span, None, limit, on_gap)
+        transport, traits = self.make(Consumes), self.traits()
+        if traits.keeps != "until-taken" or not traits.nack:
+            queue = traits.keeps == "until-taken"
+            what = "cannot be used here: nothing can be given back" if queue else "is for queues"
+            log = "reading without --group takes nothing" if traits.keeps == "log" else ""
+            raise Unsupported(f"--peek {what}", where=self.where, hint=log or "leave out --peek")
+        from .reader import Reader
+
+        kept = msgspec.structs.replace(traits, ack="none", nack=False)
+        whole = Span(span.start, span.stop or END)
+        return Reader(transport, kept, self.limits, whole, limit, on_gap)
 
     def tail(
         self, span: Span = _WHOLE, limit: int | None = None, on_gap: OnGap = "report"

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
@@ -15,7 +15,7 @@ from .message import Message, Plain, Tagged
 from .session import Limits, Session
 from .transport import ANY, Outcome, Publishes, Traits
 
-__all__ = ["Counts", "Publisher", "refusal"]
+__all__ = ["Counts", "Fates", "Publisher", "refusal"]
 
 _KEPT_ERRORS = 5
 
@@ -36,6 +36,16 @@ class Counts(msgspec.Struct):
     """Confirmed messages that fewer received than were required."""
     resent: int = 0
     """Messages sent again after an unknown fate; each may be a duplicate."""
+
+
+class Fates(Protocol):
+    """Who is told the fate of each message, by its number (from 0). What is never named in the end
+    is unknown."""
+
+    def refused(self, number: int, error: MqcliError) -> None: ...
+
+    def confirmed(self, numbers: Sequence[int], positions: Sequence[str] | None) -> None:
+        """``positions`` are those of these messages, where the broker tells them."""
 
 
 def refusal(message: Message, traits: Traits) -> str | None:
@@ -87,7 +97,8 @@ class Publisher(Session):
 
     ``retry`` sends again, after a reconnect, what has an unknown fate: it may duplicate.
     ``on_outcome`` is called with the number of the batch's first message (from 0), the batch, and
-    its outcome. After a failure that concerns the destination (``failure``), ``submit`` raises it.
+    its outcome; ``fates`` is told of each message. After a failure that concerns the destination
+    (``failure``), ``submit`` raises it.
     """
 
     def __init__(
@@ -102,6 +113,7 @@ class Publisher(Session):
         retry: bool = False,
         require_receivers: int = 0,
         on_outcome: Callable[[int, Sequence[Message], Outcome], None] | None = None,
+        fates: Fates | None = None,
     ) -> None:
         super().__init__(transport, limits)
         self._traits = traits
@@ -109,6 +121,7 @@ class Publisher(Session):
         self._drop, self._retry = drop_unsupported, retry
         self._require = require_receivers
         self._on_outcome = on_outcome
+        self._fates = fates
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._room = asyncio.Event()
@@ -196,6 +209,8 @@ class Publisher(Session):
         self.codes.add(error.exit_code)
         if len(self.errors) < _KEPT_ERRORS:
             self.errors.append(f"message {number + 1} refused: {error}")
+        if self._fates is not None:
+            self._fates.refused(number, error)
 
     async def _send(self, batch: Sequence[Message], numbers: Sequence[int], size: int) -> None:
         try:
@@ -222,6 +237,8 @@ class Publisher(Session):
         counts = self.counts
         counts.confirmed += outcome.confirmed
         if outcome.cause is None and not outcome.refused and outcome.receivers is None:
+            if self._fates is not None:
+                self._fates.confirmed(numbers, outcome.positions)
             if self._on_outcome is not None:
                 self._on_outcome(numbers[0], batch, outcome)
             return
@@ -249,6 +266,11 @@ class Publisher(Session):
             counts.unknown += len(outcome.unknown)
             if outcome.cause is not None and self.failure is None:
                 self.failure = outcome.cause
+        if self._fates is not None:
+            not_so = {*outcome.refused, *outcome.unknown}
+            sure = [i for i in range(len(batch)) if i not in not_so]
+            places = outcome.positions
+            self._fates.confirmed([numbers[i] for i in sure], places and [places[i] for i in sure])
         if self._on_outcome is not None:
             self._on_outcome(numbers[0], batch, outcome)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from .env import Env
 from .flags import AddressArgument, GroupFlag, ReadingFlags, verb
@@ -20,13 +22,24 @@ def main(
     address: AddressArgument,
     reading: ReadingFlags,
     group: GroupFlag = None,
+    peek: Annotated[
+        bool, typer.Option("--peek", help="Show what stands in a queue, and give it back.")
+    ] = False,
+    nack: Annotated[
+        Literal["requeue", "drop"] | None,
+        typer.Option(
+            "--nack",
+            metavar="ACTION",
+            help="What a failure leaves unwritten: requeue, or drop (as the broker rejects).",
+        ),
+    ] = None,
 ) -> int:
     """Take messages from ADDRESS, and write them to standard output.
 
     A message is acknowledged after it was written. From a queue it is taken for good; on a log
     it is committed for the --group, and without a group reading leaves nothing behind.
     """
-    from ..errors import MqcliError
+    from ..errors import MqcliError, UsageError
     from ..operations.read import ReadReport, consume
     from ..operations.stop import Stop, Stopped
     from ..operations.streams import ByteSink
@@ -37,9 +50,19 @@ def main(
     wanted = r.understand(env, reading)
     env.require_stdout()
     client = common.client(env, address, wanted.limits)
-    reader = client.consume(wanted.span, group, wanted.until.count, wanted.on_gap)
+    if reading.ordered:
+        client = client.ordered()
+    if nack is not None:
+        client = client.nacking(nack)
+    if peek:
+        if group is not None:
+            raise UsageError("--peek takes nothing, so there is nothing to share in a --group")
+        reader = client.peek(wanted.span, wanted.until.count, wanted.on_gap)
+        env.say(f"mqcli: peeking at {shown(reader.where)}: all is given back in its order")
+    else:
+        reader = client.consume(wanted.span, group, wanted.until.count, wanted.on_gap)
     acks = reader.traits.ack != "none"
-    if env.stderr_tty:
+    if env.stderr_tty and not peek:
         env.say(f"mqcli: {shown(_announced(reader, group, wanted))}")
     report = ReadReport()
 
@@ -60,6 +83,7 @@ def main(
             report.stopped = stop.reason
         except MqcliError as exc:
             report.error = exc
+        await r.point_out(client, report)
         return r.ended(env, report, client.where, acks=acks)
 
     return run(

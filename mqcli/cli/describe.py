@@ -28,6 +28,7 @@ def main(
     env.require_stdout()
     client = common.client(env, address)
     client.make(Inspects)
+    client.check_group(group)
 
     def tell(said: dict[str, Any]) -> None:
         show = json_line if output == "json" else facts

@@ -18,8 +18,10 @@ from .env import Env
 __all__ = [
     "AddressArgument",
     "AddressesArgument",
+    "BindingFlags",
     "BrokerArgument",
     "CommonFlags",
+    "DestinationArgument",
     "FactsFormat",
     "Flags",
     "GroupFlag",
@@ -80,6 +82,9 @@ AddressArgument: TypeAlias = Annotated[
 AddressesArgument: TypeAlias = Annotated[
     list[str],
     typer.Argument(metavar="ADDRESS...", show_default=False, autocompletion=complete_address),
+]
+DestinationArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="DESTINATION", show_default=False)
 ]
 BrokerArgument: TypeAlias = Annotated[
     str | None,
@@ -184,6 +189,9 @@ class ReadingFlags(Flags):
     idle: Annotated[
         str | None, typer.Option("--idle", metavar="T", help="Stop when nothing came for so long.")
     ] = None
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="Merge partitions by timestamp, not by arrival.")
+    ] = False
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the destination to appear.")] = (
         False
     )
@@ -265,6 +273,12 @@ class PartFlags(Flags):
             help="What is typed apart from headers; VALUE is JSON where it can be.",
         ),
     ] = None
+    timestamp: Annotated[
+        str | None,
+        typer.Option(
+            "--timestamp", metavar="TIME", help="The time of every message, as behind @ in a START."
+        ),
+    ] = None
     null: Annotated[
         bool, typer.Option("--null", help="Send one tombstone: a message without a value.")
     ] = False
@@ -272,6 +286,24 @@ class PartFlags(Flags):
         bool,
         typer.Option("--drop-unsupported", help="Leave out what the destination cannot carry."),
     ] = False
+
+
+class BindingFlags(Flags):
+    """Which messages a binding is for."""
+
+    key: Annotated[
+        str | None,
+        typer.Option("--key", "-k", metavar="KEY", help="Routing key, or pattern of a topic."),
+    ] = None
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            "-H",
+            metavar="NAME=VALUE",
+            help="Header to match, or another argument, as x-match=any; NAME:TYPE=VALUE is typed.",
+        ),
+    ] = None
 
 
 class SendingFlags(Flags):
@@ -285,6 +317,18 @@ class SendingFlags(Flags):
         bool,
         typer.Option("--retry", help="Send again what was lost on the way; it may double."),
     ] = False
+    atomic: Annotated[
+        bool,
+        typer.Option("--atomic", help="All or nothing: one transaction over the whole input."),
+    ] = False
+    report: Annotated[
+        Literal["json"] | None,
+        typer.Option(
+            "--report",
+            metavar="FORMAT",
+            help="json: a line for each message, with its fate and position.",
+        ),
+    ] = None
     require_receivers: Annotated[
         int,
         typer.Option(

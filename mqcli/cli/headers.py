@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -22,9 +22,12 @@ def parse_headers(texts: Sequence[str]) -> Headers:
     return tuple(_parse(text) for text in texts)
 
 
-def parse_properties(texts: Sequence[str]) -> Properties | None:
-    """The properties, None without any: JSON where the value is that (``3``, ``true``, ``"3"``),
-    and text otherwise. Raises UsageError."""
+def parse_properties(
+    texts: Sequence[str], types: Mapping[str, Any] | None = None
+) -> Properties | None:
+    """The properties, None without any. One of ``types`` is of that type; another is JSON where the
+    value is that (``3``, ``true``, ``"3"``), and text otherwise. Raises UsageError."""
+    known = types or {}
     found: Properties = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -32,6 +35,12 @@ def parse_properties(texts: Sequence[str]) -> Properties | None:
             raise UsageError(f"-P {text} is not NAME=VALUE")
         if name in found:
             raise UsageError(f"-P {name} is given twice")
+        if name in known:
+            try:
+                found[name] = msgspec.convert(value, known[name], strict=False)
+            except msgspec.ValidationError as exc:
+                raise UsageError(f"-P {text} does not fit", why=str(exc)) from exc
+            continue
         try:
             found[name] = msgspec.json.decode(os.fsencode(value))
         except (msgspec.DecodeError, UnicodeDecodeError):

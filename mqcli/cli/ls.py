@@ -23,6 +23,7 @@ def main(
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="Only destinations of this kind.")
     ] = None,
+    groups: Annotated[bool, typer.Option("--groups", help="The groups of consumers.")] = False,
     output: FactsFormat = "auto",
 ) -> int:
     """Show the destinations of a BROKER, and how many messages each holds.
@@ -30,10 +31,11 @@ def main(
     The first column is what an address has behind the broker's URL and a slash.
     """
     from ..address import Address
-    from ..errors import UsageError
+    from ..errors import Unsupported, UsageError
     from ..operations import admin as op
     from ..options import nearest
     from ..registry import kinds
+    from ..roles import ListsGroups
     from .admin import broker, once
     from .showing import json_line, table
 
@@ -41,6 +43,15 @@ def main(
     cls, target = broker(env, common, url)
     assert target.address.broker is not None
     known = kinds(target.address.broker.scheme)
+    if groups:
+        if kind is not None:
+            raise UsageError("--kind is for destinations, and --groups lists none")
+        if not issubclass(cls, ListsGroups):
+            raise Unsupported(
+                "groups cannot be listed here by themselves",
+                where=target.where,
+                hint="describe ADDRESS shows those of a destination that has any",
+            )
     if kind is not None and kind not in known:
         guess = nearest(kind, known)
         raise UsageError(
@@ -48,6 +59,18 @@ def main(
             where=target.where,
             hint=f"did you mean {guess}?" if guess else f"the kinds are {', '.join(sorted(known))}",
         )
+
+    def told(entries: Sequence[Entry]) -> None:
+        if output == "json":
+            for e in entries:
+                json_line(env, {"group": e.name, **e.detail})
+        elif entries:
+            table(env, [(e.name, e.detail) for e in entries])
+        else:
+            env.say(f"mqcli: no groups are on {target.where}")
+
+    if groups:
+        return once(env, common, lambda: op.groups(cls, target), told)
 
     def tell(entries: Sequence[Entry]) -> None:
         named = [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..client import Client, Limits
-from ..errors import ExitCode, InputError, Unsupported, UsageError
+from ..errors import ExitCode, InputError, NotFound, Unsupported, UsageError
 from ..formats import Decoder, InputFormat, make_decoder
 from ..message import Message
 from ..operations import publish as op
@@ -22,6 +24,10 @@ from .flags import InputFlags, PartFlags, SendingFlags
 from .reading import await_destination
 from .running import run
 from .shell import shown, trace
+
+if TYPE_CHECKING:
+    from ..operations.fates import FateLines
+    from ..operations.spool import Spooled
 
 __all__ = ["send"]
 
@@ -37,40 +43,102 @@ def send(
 ) -> int:
     """The verb; its exit code. Raises UsageError, and InputError for a closed stdin."""
     format = _format(reading, values, parts)
-    template = _template(parts)
+    if sending.atomic and sending.retry:
+        raise UsageError("--atomic is all or nothing, so there is nothing to send again (--retry)")
     limits = Limits(
         some_seconds("--confirm-timeout", sending.confirm_timeout),
         some_seconds("--reconnect-for", sending.reconnect_for),
     )
     bad = op.BadInput()
+    client = common.client(env, address, limits)
+    template = _template(parts, client)
     make = _decoders(reading, format, template, bad.add if reading.skip_bad else None)
     make()  # refuses what cannot be meant together, before anything is opened
-    client = common.client(env, address, limits)
+    fates = _fates(env, sending, client)
     publisher = client.publisher(
+        atomic=sending.atomic,
         drop_unsupported=parts.drop_unsupported,
         retry=sending.retry,
         require_receivers=sending.require_receivers,
+        fates=fates,
     )
     if not parts.drop_unsupported:
         _refuse(client, template, null=parts.null)
-    batches, bulk = _batches(env, reading, values, parts, template, make)
+    spools: list[Spooled] | None = [] if sending.atomic else None
+    batches, bulk = _batches(env, reading, values, parts, template, make, spools)
     report = op.new_report(publisher, bad)
+
+    async def prepare(stop: Stop) -> None:
+        await _prepare(env, client, sending, stop)
+        for spool in spools or ():
+            await stop.guard(spool.spool())
 
     async def work(stop: Stop) -> int:
         progress = asyncio.create_task(_progress(env, publisher)) if env.stderr_tty else None
+        if fates is not None:
+            fates.start(stop)
         try:
             await op.run(
-                publisher, batches, stop, report, lambda: _prepare(env, client, sending, stop)
+                publisher,
+                batches,
+                stop,
+                report,
+                lambda: prepare(stop),
+                then=_concluding(publisher, stop, report),
+                fates=fates,
             )
         finally:
             if progress is not None:
                 progress.cancel()
                 env.progress("")
-        return _ended(env, report, client)
+        if isinstance(report.error, NotFound):
+            from ..operations.near import point_out
+
+            await point_out(client, report.error)
+        if fates is not None:
+            shown = _state(publisher) in (None, "committed")
+            error = await fates.finish(report.counts.submitted, stop, shown=shown)
+            report.codes.update([error.exit_code] if error is not None else ())
+            report.error = report.error or error
+        return _ended(env, report, client, publisher)
 
     return run(
-        env, common.timeout, work, bulk=bulk, last_words=lambda: _summary(report, client.where)
+        env,
+        common.timeout,
+        work,
+        bulk=bulk,
+        last_words=lambda: _summary(report, client.where, publisher),
     )
+
+
+def _fates(env: Env, sending: SendingFlags, client: Client) -> FateLines | None:
+    """Who writes what became of each message, where that is asked for."""
+    if sending.report is None:
+        return None
+    env.require_stdout()
+    from ..operations.fates import FateLines
+
+    sure = "sent" if client.traits().confirm == "none" else "confirmed"
+    return FateLines(1, sure=sure, held=sending.atomic)
+
+
+def _concluding(
+    publisher: Publisher, stop: Stop, report: op.PublishReport
+) -> Callable[[], Coroutine[Any, Any, None]] | None:
+    """What ends a transaction; None where there is none."""
+    if _state(publisher) is None:
+        return None
+    from ..atomic import AtomicPublisher
+    from ..operations.atomic import conclude
+
+    assert isinstance(publisher, AtomicPublisher)
+    return partial(conclude, publisher, stop, report)
+
+
+def _state(publisher: Publisher) -> str | None:
+    """Of the transaction of an atomic publisher."""
+    found: str | None = getattr(publisher, "state", None)
+    return found
 
 
 def _format(reading: InputFlags, values: list[str], parts: PartFlags) -> InputFormat:
@@ -106,15 +174,31 @@ def _format(reading: InputFlags, values: list[str], parts: PartFlags) -> InputFo
     return named[0] if named else "lines"
 
 
-def _template(parts: PartFlags) -> Message:
+def _template(parts: PartFlags, client: Client) -> Message:
     from .headers import parse_headers, parse_properties
 
     return Message(
         b"",
         None if parts.key is None else os.fsencode(parts.key),
         parse_headers(parts.header or ()),
-        parse_properties(parts.property or ()),
+        parse_properties(parts.property or (), _types(client)),
+        None if parts.timestamp is None else _time(parts.timestamp),
     )
+
+
+def _types(client: Client) -> dict[str, Any]:
+    """Of the properties that the transport has options for, by the same names."""
+    options, names = client.target.options, client.traits().properties
+    return {f.name: f.type for f in msgspec.structs.fields(options) if f.name in names}
+
+
+def _time(text: str) -> int:
+    from ..position import parse_time
+
+    try:
+        return parse_time(text.removeprefix("@"))
+    except UsageError as exc:
+        raise UsageError(f"--timestamp: {exc.what}", hint=exc.hint) from None
 
 
 def _decoders(
@@ -155,18 +239,25 @@ def _batches(
     parts: PartFlags,
     template: Message,
     make: Callable[[], Decoder],
+    spools: list[Spooled] | None,
 ) -> tuple[AsyncIterator[op.Batch], bool]:
-    """All that will be sent, and whether it may be much. Raises UsageError for a missing file."""
+    """All that will be sent, and whether it may be much; what is to be read to its end first is
+    among ``spools``. Raises UsageError for a missing file."""
     if parts.null:
         return op.ready([msgspec.structs.replace(template, value=None)]), False
     names = reading.file or (() if values else ("-",))
     sources = [_source(env, name) for name in names]
+    if spools is not None:
+        from ..operations.spool import Spooled
+
+        spools += [Spooled(source) for source in sources]
+        sources = [*spools]
     given = [os.fsencode(value) for value in values]
     if reading.input == "json":
         first = [op.Given(data, f"VALUE {i + 1}") for i, data in enumerate(given)]
         return op.decoded([*first, *sources], make), bool(sources)
     t = template
-    ready = [Message(data, t.key, t.headers, t.properties) for data in given]
+    ready = [Message(data, t.key, t.headers, t.properties, t.timestamp) for data in given]
     return op.ready(ready, op.decoded(sources, make)), bool(sources)
 
 
@@ -192,7 +283,7 @@ def _source(env: Env, name: str) -> op.Source:
 
 async def _prepare(env: Env, client: Client, sending: SendingFlags, stop: Stop) -> None:
     """What must be there before the first message. Raises MqcliError, Stopped."""
-    if sending.create and await stop.guard(client.create()):
+    if sending.create and await stop.guard(op.ensure(client)):
         env.detail(f"mqcli: created {client.where}")
     if sending.wait:
         await await_destination(client, stop)
@@ -215,7 +306,7 @@ async def _progress(env: Env, publisher: Publisher) -> None:
         await asyncio.sleep(0.5)
 
 
-def _ended(env: Env, report: op.PublishReport, client: Client) -> int:
+def _ended(env: Env, report: op.PublishReport, client: Client, publisher: Publisher) -> int:
     """Say how it ended; the exit code."""
     for error in report.bad.first:
         env.error(f"mqcli: skipped {shown(error)}")
@@ -226,7 +317,7 @@ def _ended(env: Env, report: op.PublishReport, client: Client) -> int:
         env.error(f"mqcli: {shown(report.error)}")
     code = report.exit_code
     counts = report.counts
-    text = f"mqcli: {_summary(report, client.where)}"
+    text = f"mqcli: {_summary(report, client.where, publisher)}"
     if not counts.submitted and report.error is not None:
         return code  # it never began
     if code is not ExitCode.OK:
@@ -238,7 +329,15 @@ def _ended(env: Env, report: op.PublishReport, client: Client) -> int:
     return code
 
 
-def _summary(report: op.PublishReport, where: str) -> str:
+_STATES = {
+    "open": "in a transaction that is not committed",
+    "committed": "committed as one transaction",
+    "undone": "the transaction was undone, so that nothing of it was published",
+    "unknown": "whether the transaction was committed is not known",
+}
+
+
+def _summary(report: op.PublishReport, where: str, publisher: Publisher) -> str:
     """All the counts."""
     c = report.counts
     waiting = c.submitted - c.confirmed - c.refused - c.unknown
@@ -251,6 +350,9 @@ def _summary(report: op.PublishReport, where: str) -> str:
         parts.append(f"{c.stripped} without the parts that cannot be carried")
     if c.resent:
         parts.append(f"{c.resent} sent again and perhaps doubled")
+    state = _state(publisher)
+    if state is not None:
+        parts.append(_STATES[state])
     if report.bad.count:
         parts.append(f"{report.bad.count} bad inputs skipped")
     return f"published {c.submitted} to {where}: {', '.join(parts)}"

@@ -21,7 +21,7 @@ from .env import Env
 from .flags import ReadingFlags
 from .shell import shown, trace
 
-__all__ = ["Listener", "Reading", "ended", "summary", "understand"]
+__all__ = ["Listener", "Reading", "ended", "point_out", "summary", "understand"]
 
 
 class Reading(msgspec.Struct):
@@ -159,6 +159,14 @@ async def await_destination(client: Client, stop: Stop) -> None:
         if stop.reason is ExitCode.TIME_LIMIT:
             raise NotFound("did not appear in time", where=client.where) from None
         raise
+
+
+async def point_out(client: Client, report: ReadReport) -> None:
+    """Let an error about a name that does not exist say the nearest one that does."""
+    if isinstance(report.error, NotFound):
+        from ..operations import near
+
+        await near.point_out(client, report.error)
 
 
 def ended(env: Env, report: ReadReport, where: str, *, acks: bool) -> int:

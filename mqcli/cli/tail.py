@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from .env import Env
 from .flags import AddressesArgument, ReadingFlags, verb
@@ -17,6 +19,10 @@ def main(
     common: Common,
     addresses: AddressesArgument,
     reading: ReadingFlags,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option("--bind", metavar="PATTERN", help="What to watch of an exchange; repeatable."),
+    ] = None,
 ) -> int:
     """Watch one or more ADDRESSes, from now on, and take nothing from anyone.
 
@@ -33,6 +39,13 @@ def main(
     wanted = r.understand(env, reading)
     env.require_stdout()
     clients = common.clients(env, addresses, wanted.limits)
+    if bind:
+        clients = [
+            client.with_options("--bind", bind=(*getattr(client.target.options, "bind", ()), *bind))
+            for client in clients
+        ]
+    if reading.ordered:
+        clients = [client.ordered() for client in clients]
     # What one reader alone may fetch is bounded; of several nobody knows who will deliver.
     limit = wanted.until.count if len(clients) == 1 else None
     readers = [client.tail(wanted.span, limit, wanted.on_gap) for client in clients]
@@ -57,6 +70,8 @@ def main(
             report.stopped = stop.reason
         except MqcliError as exc:
             report.error = exc
+        for client in clients:
+            await r.point_out(client, report)
         return r.ended(env, report, where, acks=False)
 
     return run(

@@ -9,12 +9,19 @@ from typing import Any, TypeVar
 
 from ..broker import Broker, Entry
 from ..client import Client
-from ..errors import BrokerUnavailable
-from ..transport import Inspects, Manages, Target
+from ..errors import BrokerUnavailable, NotFound
+from ..message import Headers
+from ..position import Start
+from ..roles import Binds, ListsGroups, Seeks
+from ..transport import Inspects, Manages, Target, Transport
 
-__all__ = ["answered", "create", "delete", "describe", "ls", "ping", "purge"]
+__all__ = [
+    "answered", "bind", "create", "delete", "describe", "groups", "ls", "ping", "purge", "seek",
+    "unbind",
+]  # fmt: skip
 
 T = TypeVar("T")
+Role = TypeVar("Role", bound=Transport)
 
 ANSWER = 30.0
 """Seconds that a broker may take to answer, once it is connected."""
@@ -64,10 +71,30 @@ async def ls(cls: type[Broker], target: Target, kind: str | None) -> Sequence[En
     return await _with_broker(cls, target, lambda broker: broker.ls(kind))
 
 
+async def groups(cls: type[Broker], target: Target) -> Sequence[Entry]:
+    """The groups that the broker can list; ``cls`` is one that ListsGroups."""
+
+    async def act(broker: Broker) -> Sequence[Entry]:
+        assert isinstance(broker, ListsGroups)
+        return await broker.groups()
+
+    return await _with_broker(cls, target, act)
+
+
+async def _on(client: Client, role: type[Role], action: Callable[[Role], Awaitable[T]]) -> T:
+    """Open, act, close, in time. A NotFound names the nearest destination."""
+    try:
+        return await answered(client.once(role, action), client.target)
+    except NotFound as exc:
+        from .near import point_out
+
+        await point_out(client, exc)
+        raise
+
+
 async def describe(client: Client, group: str | None) -> dict[str, Any]:
     """What is known of a destination, or of a group on it. Raises NotFound, Unsupported."""
-    asked = client.once(Inspects, lambda transport: transport.describe(group))
-    return await answered(asked, client.target)
+    return await _on(client, Inspects, lambda transport: transport.describe(group))
 
 
 async def create(client: Client) -> bool:
@@ -77,10 +104,26 @@ async def create(client: Client) -> bool:
 
 async def purge(client: Client) -> int | None:
     """Remove all messages: how many, if the broker tells. Raises NotFound, Unsupported."""
-    asked = client.once(Manages, lambda transport: transport.purge())
-    return await answered(asked, client.target)
+    return await _on(client, Manages, lambda transport: transport.purge())
 
 
 async def delete(client: Client) -> None:
     """Remove the destination. Raises NotFound, Unsupported."""
-    await answered(client.once(Manages, lambda transport: transport.delete()), client.target)
+    await _on(client, Manages, lambda transport: transport.delete())
+
+
+async def bind(client: Client, source: str, key: str, arguments: Headers) -> None:
+    """Route from ``source`` to the client's destination. Raises NotFound, Refused, Unsupported."""
+    await _on(client, Binds, lambda transport: transport.bind(source, key, arguments))
+
+
+async def unbind(client: Client, source: str, key: str, arguments: Headers) -> None:
+    """The opposite."""
+    await _on(client, Binds, lambda transport: transport.unbind(source, key, arguments))
+
+
+async def seek(client: Client, group: str, start: Start, *, commit: bool) -> list[dict[str, Any]]:
+    """Where ``start`` is for the group, by partition; committed if asked. Raises NotFound, Refused
+    while the group has members, Unsupported."""
+    found = await _on(client, Seeks, lambda transport: transport.seek(group, start, commit=commit))
+    return list(found)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -14,9 +14,12 @@ from ..client import Client
 from ..errors import ExitCode, InputError, MqcliError, gravest
 from ..message import Message
 from ..publisher import Counts, Publisher
-from ..transport import Inspects
+from ..transport import Inspects, Manages
 from .stop import Stop, Stopped
 from .streams import ByteSource
+
+if TYPE_CHECKING:
+    from .fates import FateLines
 
 __all__ = [
     "BadInput",
@@ -27,6 +30,7 @@ __all__ = [
     "PublishReport",
     "Source",
     "decoded",
+    "ensure",
     "exists",
     "new_report",
     "publish",
@@ -188,9 +192,12 @@ async def run(
     stop: Stop,
     report: PublishReport,
     prepare: Callable[[], Awaitable[None]],
+    *,
+    then: Callable[[], Awaitable[None]] | None = None,
+    fates: FateLines | None = None,
 ) -> None:
-    """``prepare``, open the publisher, ``publish``, close it. Does not raise for what went wrong:
-    the report says it."""
+    """``prepare``, open the publisher, ``publish``, ``then``, close it. Does not raise for what
+    went wrong: the report says it."""
     async with AsyncExitStack() as stack:
         try:
             await prepare()
@@ -201,11 +208,17 @@ async def run(
         except MqcliError as exc:
             report.error = exc
             return
-        await publish(publisher, batches, stop, report)
+        await publish(publisher, batches, stop, report, fates)
+        if then is not None:
+            await then()
 
 
 async def publish(
-    publisher: Publisher, batches: AsyncIterator[Batch], stop: Stop, report: PublishReport
+    publisher: Publisher,
+    batches: AsyncIterator[Batch],
+    stop: Stop,
+    report: PublishReport,
+    fates: FateLines | None = None,
 ) -> None:
     """Publish everything, through an open publisher, and fill the report. Memory stays flat: no
     more is read than the publisher's window has room for. Does not raise for what went wrong with
@@ -213,6 +226,8 @@ async def publish(
     try:
         while (batch := await _next(publisher, batches, stop)) is not None:
             await stop.guard(publisher.submit(batch.messages, plain=batch.plain, size=batch.size))
+            if fates is not None:
+                await stop.guard(fates.room())
     except Stopped:
         report.stopped = stop.reason
     except InputError as exc:
@@ -275,6 +290,14 @@ async def exists(client: Client) -> bool | None:
     if not client.supports(Inspects) or client.traits().missing == "undetectable":
         return None
     return await client.once(Inspects, lambda transport: transport.exists())
+
+
+async def ensure(client: Client) -> bool:
+    """See that the destination is there; True when it was made now. One that is there stays as it
+    is, however it was made. Raises Unsupported, Refused."""
+    if client.supports(Manages) and await exists(client):
+        return False
+    return await client.create()
 
 
 def refuse_flags(client: Client, template: Message) -> str | None:
