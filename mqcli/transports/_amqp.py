@@ -213,6 +213,12 @@ class AmqpLink:
         """What the broker said of itself when it was connected to."""
         return dict(self._connection.server_properties)
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of the broker; (0,) where it does not tell."""
+        numbers = str(self.server.get("version", "")).split(".")[:3]
+        return tuple(int(n) for n in numbers if n.isascii() and n.isdigit()) or (0,)
+
     async def open(self) -> None:
         """Connect to the first host that answers, in their order, within ``connect_timeout`` in
         all. Raises BrokerUnavailable, AccessDenied, NotFound (vhost), TryAgainLater, ConfigError.

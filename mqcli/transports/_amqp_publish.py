@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 from aiormq.abc import AbstractChannel
@@ -50,10 +50,13 @@ class Sender(Tap):
     def __init__(
         self, link: AmqpLink, exchange: str, queue: str | None, defaults: Properties,
         extra_headers: Headers = (), mandatory: bool = True,
+        vet: Callable[[Headers], None] | None = None,
     ) -> None:  # fmt: skip
+        """``vet`` raises ValueError for headers that the destination would not keep."""
         self._link, self._exchange, self._queue = link, exchange, queue
         self._key = b"" if queue is None else queue.encode("utf-8", "surrogateescape")
         self._defaults, self._extra, self._mandatory = defaults, extra_headers, mandatory
+        self._vet = vet
         self._order = asyncio.Lock()
         self._channel: AbstractChannel | None = None
         self._marshal: Marshaller | None = None
@@ -129,6 +132,8 @@ class Sender(Tap):
         self._channel = channel
 
     def _prepared(self, headers: Headers, properties: Properties) -> bytes:
+        if self._vet is not None:
+            self._vet(headers)
         return encode_properties((*headers, *self._extra), {**self._defaults, **properties})
 
     async def _write(self, call: Call, indices: Sequence[int], timeout: float) -> None:

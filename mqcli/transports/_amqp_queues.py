@@ -9,7 +9,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from ..errors import BrokerUnavailable, NotFound, Refused, Unsupported, UsageError
-from ..message import Header, Message
+from ..message import Header, Headers, Message
 from ..roles import Binds
 from ..transport import Inspects, Manages, Outcome, Publishes, Target
 from ._amqp import AmqpLink, AmqpOptions, name_of
@@ -43,7 +43,12 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
         self._name = queue_name(target)
         self._link = AmqpLink(target)
         options: PublishOptions = target.options
-        self._sender = Sender(self._link, "", self._name, defaults_of(options))
+        self._sender = Sender(
+            self._link, "", self._name, defaults_of(options), vet=self._vet_headers
+        )
+
+    def _vet_headers(self, headers: Headers) -> None:
+        """Raises ValueError for what would not be kept."""
 
     async def open(self) -> None:
         self.traits(self.target.options, None)
