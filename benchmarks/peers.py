@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import local_cases, redis_cases
+from benchmarks import load_cases, local_cases, redis_cases
 from benchmarks.harness import Case, Result, run_case
 from tests.brokers import Unavailable
 from tests.brokers import redis as redis_server
@@ -49,6 +49,7 @@ def all_cases(arguments: argparse.Namespace, work: Path) -> Iterator[Case]:
         return
     try:
         yield from redis_cases.cases(server.url, work, lines, many, scale)
+        yield from load_cases.cases(server.url, scale)
     finally:
         server.stop()
 

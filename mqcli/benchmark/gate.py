@@ -38,12 +38,10 @@ _RATES = {
 }  # fmt: skip
 _COUNTS = ("refused", "unknown", "unsent")
 _DELIVERY = ("lost", "unseen", "duplicated", "reordered", "corrupt", "foreign")
-FIGURES = (
-    *_OF_LATENCY, *(f"confirm.{name}" for name in _OF_LATENCY), *_RATES, *_COUNTS, *_DELIVERY,
-    "backlog", "cpu",
-)  # fmt: skip
-"""What a rule may name. A latency without a prefix is end to end, or that of the confirm where
-nothing was consumed; ``rate`` is what was received, or else what was confirmed."""
+FIGURES = (*_OF_LATENCY, *_RATES, *_COUNTS, *_DELIVERY, "backlog", "cpu")
+"""What a rule may name, a latency also behind ``confirm.``, ``service.`` or ``delay.``: without, it
+is end to end, or that of the confirm where nothing was consumed. ``rate`` is what was received, or
+else what was confirmed."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -87,11 +85,8 @@ def parse_rule(text: str) -> Rule:
             hint="write p99>20ms, lost>0, rate<5000, or with --compare p99>+10%",
         )
     name, sign, unit = match["name"], match["sign"], match["unit"]
-    is_latency = name.rpartition(".")[2] in _OF_LATENCY or name in _OF_LATENCY
-    known = name in FIGURES or (
-        name.partition(".")[0] in _LATENCIES and name.partition(".")[2] in _OF_LATENCY
-    )
-    if not known:
+    is_latency = _latency(name) is not None
+    if not is_latency and name not in FIGURES:
         raise UsageError(
             f"--fail-if {text!r}: there is no figure {name!r}",
             hint="p50 … p99.99, max, confirm.p99, rate, published, confirmed, received, lost,"
@@ -105,6 +100,14 @@ def parse_rule(text: str) -> Rule:
         need = "a unit, as in 20ms, or a change, as in +10%" if is_latency else "a plain number"
         raise UsageError(f"--fail-if {text!r}: {name} needs {need}")
     return Rule(text, name, sign, bound * _UNITS.get(unit or "", 1.0), False)  # type: ignore[arg-type]
+
+
+def _latency(name: str) -> tuple[str, str] | None:
+    """(which latency, which figure of it), or None for what is none."""
+    if name in _OF_LATENCY:
+        return "", name
+    prefix, _, rest = name.partition(".")
+    return (prefix, rest) if prefix in _LATENCIES and rest in _OF_LATENCY else None
 
 
 def figure(report: Report, name: str) -> float | None:
@@ -121,9 +124,9 @@ def figure(report: Report, name: str) -> float | None:
         return None if report.max_backlog is None else float(report.max_backlog)
     if name == "cpu":
         return max((machine.cpu_percent for machine in report.machines), default=None)
-    prefix, _, rest = name.partition(".")
-    if name in _OF_LATENCY:
-        prefix, rest = "", name
+    found_name = _latency(name)
+    assert found_name is not None, name
+    prefix, rest = found_name
     latency = getattr(report, _LATENCIES[prefix])
     if prefix == "" and not report.end_to_end.count and report.end_to_end_note is None:
         latency = report.confirm

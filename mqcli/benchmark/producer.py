@@ -25,7 +25,7 @@ __all__ = ["Producer"]
 
 LATE = 10_000_000
 """Nanoseconds behind the schedule from which on mqcli itself was too slow."""
-_TICK = 200_000
+_TICK = 300_000
 """Nanoseconds between two looks at the schedule, at least: what is due meanwhile goes together."""
 _BATCH_BYTES = 1 << 20
 _WINDOW_BYTES = 64 << 20

@@ -17,6 +17,7 @@ import random
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from itertools import cycle, islice
 
 import msgspec
@@ -38,7 +39,20 @@ _TIME_SEQUENCE = struct.Struct("<qQ")
 _TIME = struct.Struct("<q")
 _SEQUENCE = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
+_TAIL = struct.Struct("12s")
+"""sequence and checksum"""
 _POOL = 256
+_BLOCK = 1 << 16
+
+
+@cache
+def _changes() -> bytes:
+    """For each number below ``_BLOCK``, by which bits its sequence and its checksum differ from
+    those of 0."""
+    zero = zlib.crc32(bytes(8))
+    pack = struct.Struct("<QI").pack
+    crc32, number = zlib.crc32, _SEQUENCE.pack
+    return b"".join([pack(n, crc32(number(n)) ^ zero) for n in range(_BLOCK)])
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -101,11 +115,21 @@ class Stamper:
         moment = _TIME.pack(intended)
         base += moment
         summed = zlib.crc32(moment, summed)
-        # Bound to locals: this is done for every message.
-        crc32, number, crc = zlib.crc32, _SEQUENCE.pack, _CRC.pack
-        return [
-            base + (n := number(s)) + crc(crc32(n, summed)) for s in range(first, first + count)
-        ]
+        made: list[bytes] = []
+        while count:
+            # A checksum is linear: that of a number is that of its high part, changed by what the
+            # low part changes. So a whole run is made by one "exclusive or".
+            low = first % _BLOCK
+            size = min(count, _BLOCK - low)
+            high = _SEQUENCE.pack(first - low)
+            tail = high + _CRC.pack(zlib.crc32(high, summed))
+            changes = _changes()[low * len(tail) : (low + size) * len(tail)]
+            mixed = int.from_bytes(changes, "little") ^ int.from_bytes(tail * size, "little")
+            tails = mixed.to_bytes(len(changes), "little")
+            made += [base + tail for (tail,) in _TAIL.iter_unpack(tails)]
+            first += size
+            count -= size
+        return made
 
     def times(self, intended: Sequence[int]) -> list[bytes]:
         """The next values, one for each intended time."""
