@@ -69,6 +69,10 @@ def _stopped(stop: Stop, wanted: Wanted, report: ReadReport) -> None:
         report.error = out_of_time(wanted, "the time was over")
 
 
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
+
+
 async def _merge(
     readers: Sequence[Reader],
     sink: ByteSink,
@@ -123,7 +127,7 @@ async def _merge(
             getting = asyncio.create_task(arrived.get())
             if item is None:
                 open_readers -= 1
-                if isinstance(report.error, GapFound):
+                if isinstance(report.error, GapFound) or any(map(_failed, tasks)):
                     break
                 continue
             messages, written = item
@@ -139,6 +143,9 @@ async def _merge(
         for task in (*tasks, stopping, getting):
             task.cancel()
         await asyncio.gather(*tasks, stopping, getting, return_exceptions=True)
+    for task in filter(_failed, tasks):
+        task.result()  # raises what nobody expected
+    report.reconnects = sum(reader.reconnects for reader in readers)
     report.output_closed = sink.closed
     # Standing still is no failure of its own when the user has asked to stop.
     if sink.error is not None and (stop.reason is None or sink.error.why):

@@ -121,6 +121,17 @@ def test_70_a_bug(cli: Cli) -> None:
     assert "Traceback" not in result.err
 
 
+def test_70_a_bug_in_one_of_several_readings(cli: Cli) -> None:
+    # Given two topics, and a program in which reading fails
+    for topic in ("a", "b"):
+        cli("publish", topic, "v").ok()
+    bug = "import mqcli.reader as r\nasync def receive(*_): raise KeyError('boo')\n"
+    # When both are watched
+    result = cli.patched(bug + "r.Reader.receive = receive", "tail", "a", "b")
+    # Then the bug is told, and nobody waits for the other
+    result.fails(70, "this is a bug in mqcli", "KeyError('boo')")
+
+
 def test_74_the_output_cannot_be_written(cli: Cli) -> None:
     # Given messages, and a full disk
     cli("publish", "orders", "a", "b").ok()
