@@ -140,7 +140,7 @@ def parse_range(
     Raises UsageError.
     """
     if stop is not None and ".." in stop:
-        raise UsageError(f"--to {stop} is a range", hint="give the range to --from")
+        raise UsageError(f"{stop!r} is a range", hint="give the range to --from")
     ranges = [text for text in starts if ".." in text]
     if ranges:
         if len(starts) > 1 or stop is not None:
@@ -160,7 +160,7 @@ def parse_range(
         return (parsed[0] if parsed else None), end
     if any(start.kind != "at" or ":" not in start.token for start in parsed):
         raise UsageError(
-            "--from can be repeated only with a position for each partition",
+            "several positions must be one for each partition",
             hint="write --from 0:42 --from 1:50",
         )
     return Start("at", token=",".join(start.token for start in parsed)), end

@@ -46,6 +46,7 @@ class Reader(Session):
         self._acks = traits.ack != "none" and not tail
         for name, place in (("--from", span.start), ("--to", span.stop)):
             self._check(name, place)
+        self._check_on_gap()
         if span.stop is not None and span.stop.kind == "skip":  # N after START is a count
             limit = span.stop.count if limit is None else min(limit, span.stop.count)
             span = Span(span.start)
@@ -66,27 +67,40 @@ class Reader(Session):
         self.notes: list[str] = []
         """Both are for the caller to show and empty."""
 
-    def _check(self, name: str, place: Start | None) -> None:
+    def _check(self, flag: str, place: Start | None) -> None:
         if place is None:
             return
-        traits = self.traits
-        if name == "--to" and (place.kind == "end" or traits.keeps == "log"):
-            if traits.keeps == "nothing":
+        keeps, possible = self.traits.keeps, set(self.traits.starts)
+        if flag == "--to":
+            if keeps == "nothing":
+                shown = "--end" if place.kind == "end" else f"--to {place}"
                 raise Unsupported(
-                    "--end cannot be used here: nothing is kept, so there is no end",
+                    f"{shown} cannot be used here: nothing is kept, so there is no end",
                     where=self.where,
                     hint="use --count, --idle or --timeout",
                 )
-            if place.kind in ("end", "skip") or place.kind in traits.starts:
-                return
-        if name == "--from" and place.kind in traits.starts:
+            possible = {*possible, "end", "skip"} if keeps == "log" else {"end"}
+        if place.kind in possible:
             return
-        can = ", ".join(sorted(_SPELLED[kind] for kind in traits.starts if kind in _SPELLED))
+        also = f" (-n {place.count})" if place.kind == "last" and flag == "--from" else ""
+        can = ", ".join(sorted(_SPELLED[kind] for kind in possible if kind in _SPELLED))
         raise Unsupported(
-            f"{name} {place} cannot be used here",
+            f"{flag} {place}{also} cannot be used here",
             where=self.where,
-            why="a queue has one end to take from" if traits.keeps == "until-taken" else "",
-            hint=f"possible: {can}" if can else f"leave out {name}",
+            why="a queue has one end to take from" if keeps == "until-taken" else "",
+            hint=f"possible: {can}" if can else f"leave out {flag}",
+        )
+
+    def _check_on_gap(self) -> None:
+        """Raises Unsupported where reading cannot go on from another place."""
+        log, latest = self.traits.keeps == "log", self._on_gap == "latest"
+        if self._on_gap in ("report", "fail") or (log and not (latest and self._group)):
+            return
+        raise Unsupported(
+            f"--on-gap {self._on_gap} cannot be used here",
+            where=self.where,
+            why="a group goes on where it stands" if log else "only a log has other places",
+            hint="possible: report, fail" + (", earliest" if log else ""),
         )
 
     @property
@@ -164,7 +178,7 @@ class Reader(Session):
         if feed.gaps or self.gaps:
             self.gaps += feed.gaps
             feed.gaps.clear()
-            if self._on_gap == "latest" and self.traits.keeps == "log" and self._group is None:
+            if self._on_gap == "latest":
                 self.received -= len(messages)
                 messages = ()
                 await self._skip_to_end()

@@ -271,7 +271,7 @@ def test_the_counts_are_said(cli: Cli) -> None:
 
 def test_help_is_for_every_verb(cli: Cli) -> None:
     for verb in cli("--help").ok().out.decode().partition("Verbs:\n")[2].split("\n"):
-        if verb.strip():
+        if verb.strip() and verb.split()[0] != "help":  # it talks to no broker
             shown = cli(verb.split()[0], "-h").ok().out.decode()
             assert "--connect-timeout" in shown
             assert "\\[" not in shown

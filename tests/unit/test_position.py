@@ -152,9 +152,9 @@ def test_ranges(
     [
         (["1..2"], "3", "the range 1..2 says both ends; give it alone, without --to"),
         (["1..2", "3"], None, "says both ends"),
-        ([], "1..2", "--to 1..2 is a range; give the range to --from"),
-        (["1", "2"], None, "only with a position for each partition; write --from 0:42"),
-        (["0:1", "beginning"], None, "only with a position for each partition"),
+        ([], "1..2", "'1..2' is a range; give the range to --from"),
+        (["1", "2"], None, "several positions must be one for each partition; write --from 0:42"),
+        (["0:1", "beginning"], None, "several positions must be one for each partition"),
         (["x y..2"], None, "is not a position"),
         (["1..@never"], None, "is not a time"),
     ],
