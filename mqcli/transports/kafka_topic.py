@@ -125,6 +125,7 @@ class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
     def traits(cls, options: Any, group: str | None) -> Traits:
         if group is not None and options.partitions:
             raise UsageError("partitions= does not go with a group, which assigns them")
+        parse_partitions(options.partitions, "")
         if options.compression_level is not None and options.compression in ("none", "snappy"):
             raise UsageError(f"compression_level does not go with {options.compression}")
         return Traits(
