@@ -171,7 +171,10 @@ class _Led:
 
     def _add(self, tick: Tick) -> None:
         progress = self.progress
-        total = progress.ticks.setdefault(tick.number, Tick(tick.number))
+        number = tick.number
+        if number < 0 and (tick.published or tick.received):
+            number = 0  # a report from before the start that came late, with the first messages
+        total = progress.ticks.setdefault(number, Tick(number))
         for name in (
             "published", "confirmed", "refused", "unknown", "received",
             "published_bytes", "received_bytes",
@@ -240,7 +243,8 @@ class _Led:
         others = max(self._receivers, default=0) - self.plan.consumers
         if others > 0:
             raise Unsupported(
-                f"{others} others receive what is published here",
+                "somebody else would receive what is published here",
+                why=f"{others} more than our consumers",
                 where=self.client.where,
                 hint="a pattern subscription, perhaps; --use-existing runs it all the same",
             )

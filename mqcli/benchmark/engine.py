@@ -177,7 +177,8 @@ class Engine:
             self._stack.push_async_callback(producer.aclose)
         for consumer in self._consumers:
             await self._stack.enter_async_context(consumer.reader)
-            self._reading.append(asyncio.create_task(consumer.run()))
+            if self._plan.only != "consume":  # else what is there is read against the clock
+                self._reading.append(asyncio.create_task(consumer.run()))
         self._tasks.append(asyncio.create_task(self._report()))
         return Ready(host_identity(), _facts())
 
@@ -192,6 +193,8 @@ class Engine:
         gc.freeze()
         gc.callbacks.append(self._collecting)
         self._tasks += [asyncio.create_task(self._produce(one)) for one in self._producers]
+        if self._plan.only == "consume":
+            self._reading += [asyncio.create_task(self._consume(one)) for one in self._consumers]
         self._tasks.append(asyncio.create_task(self._measure()))
 
     def halt(self) -> None:
@@ -254,6 +257,10 @@ class Engine:
         if producer.failure is not None:
             self._tell(failed(producer.failure, final=False))
 
+    async def _consume(self, consumer: Consumer) -> None:
+        await asyncio.sleep(max(0, self._clock.start - self._clock()) / 1e9)
+        await consumer.run()
+
     async def _measure(self) -> None:
         """CPU time, while the clock counts and something is produced or to be read."""
         await asyncio.sleep((self._clock.first - self._clock()) / 1e9)
@@ -277,7 +284,7 @@ class Engine:
             now = self._clock()
             number = max(-1, (now - self._clock.start) // interval)
             ends = self._clock.start + (number + 1) * interval
-            if number < 0 or ends - now > _LOOK * 1e9:
+            if ends - now > _LOOK * 1e9:
                 await asyncio.sleep(_LOOK)
             else:
                 await asyncio.sleep((ends - now) / 1e9)

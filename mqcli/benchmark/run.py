@@ -112,9 +112,9 @@ async def _with_backlog(
     drained = await conduct(
         draining, [Process() for _ in cut], cut, drain=job.drain, stop=stop, on_progress=on_progress
     )
-    first = report_of(job, filled, started, ())
+    first = report_of(replace(job, plan=filling), filled, started, ())
     consumed = [one for tidy in drained.tidies for one in tidy.consumed]
-    second = report_of(job, drained, started, (), produced)
+    second = report_of(replace(job, plan=draining), drained, started, (), produced)
     seconds = max(1e-9, (max((one.ended for one in consumed), default=0) - drained.start) / 1e9)
     rates = replace(
         first.rates,

@@ -59,13 +59,19 @@ async def work(share: Share, ear: Ear, tell: Callable[[FromWorker], None]) -> No
 class _Pipes:
     def __init__(self) -> None:
         self._reader = asyncio.StreamReader(limit=_LONGEST)
+        self._transport: asyncio.BaseTransport | None = None
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         # Duplicates: the originals stay usable by whatever the interpreter does at its end.
-        await loop.connect_read_pipe(
+        self._transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(os.dup(0), "rb")
         )
+
+    async def aclose(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            await asyncio.sleep(0)  # closing takes a turn of the loop
 
     async def hear(self) -> ToWorker | None:
         try:
@@ -86,9 +92,12 @@ class _Pipes:
 async def _main() -> None:
     pipes = _Pipes()
     await pipes.open()
-    first = await pipes.hear()
-    if isinstance(first, Share):
-        await work(first, pipes, pipes.tell)
+    try:
+        first = await pipes.hear()
+        if isinstance(first, Share):
+            await work(first, pipes, pipes.tell)
+    finally:
+        await pipes.aclose()
 
 
 def main() -> None:

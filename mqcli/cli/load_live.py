@@ -6,15 +6,14 @@ import asyncio
 import sys
 import time
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from ..benchmark.conductor import Progress
 from ..benchmark.histogram import Histogram
 from ..benchmark.plan import Plan
+from ..formats.escaping import escape
 from .env import Env
 from .load_text import rate
 
@@ -30,18 +29,18 @@ class LiveView:
 
     def __init__(self, env: Env, where: str) -> None:
         self._where = where
+        self._progress = Progress()
+        self._plan: Plan | None = None
+        self._said: list[str] = []
+        self._task: asyncio.Task[None] | None = None
         color = env.stderr_tty and env.color
         self._console = Console(file=sys.stderr, no_color=not color, highlight=False, markup=False)
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, get_renderable=self._drawn
         )
-        self._progress, self._plan = Progress(), None
-        self._said: list[str] = []
-        self._task: asyncio.Task[None] | None = None
-        self._began = time.monotonic()
 
     def update(self, progress: Progress, plan: Plan) -> None:
-        self._progress, self._plan = progress, plan  # type: ignore[assignment]
+        self._progress, self._plan = progress, plan
 
     def say(self, text: str) -> None:
         self._said.append(text)
@@ -62,42 +61,50 @@ class LiveView:
             self._live.refresh()
             await asyncio.sleep(0.25)
 
-    def _drawn(self) -> Group:
+    def _drawn(self) -> Text:
         progress, plan = self._progress, self._plan
-        parts: list[Text | Table | ProgressBar] = [
-            Text(f"{self._where}  {progress.phase}", style="bold")
-        ]
-        parts += [Text(text, style="dim") for text in self._said[-8:]]
+        text = Text(no_wrap=True, overflow="crop")
+        text.append(f"{escape(self._where)}  {progress.phase}\n", "bold")
+        for said in self._said[-8:]:
+            text.append(f"{escape(said)}\n", "dim")
         if plan is None or not progress.start:
-            return Group(*parts)
-        whole = plan.warmup + plan.lasts
+            return text
         gone = (time.monotonic_ns() - progress.start) / 1e9
-        if plan.count is None or plan.phases:
-            parts.append(ProgressBar(total=whole, completed=max(0.0, min(whole, gone)), width=60))
+        whole = plan.warmup + plan.lasts
+        if progress.phase == "draining":
+            text.append("waiting for the last messages\n", "dim")
+        elif gone < plan.warmup:
+            text.append("warming up: this does not count\n", "dim")
+        elif plan.count is None:
+            done = round(_WIDTH * max(0.0, min(1.0, gone / whole)))
+            text.append("━" * done, "green")
+            text.append(f"{'━' * (_WIDTH - done)}", "dim")
+            text.append(f" {min(gone, whole):.0f} of {whole:g} s\n")
+        else:
+            text.append(f"{progress.confirmed:,} of {plan.count:,}\n")
         numbers = [number for number in sorted(progress.ticks) if number >= 0]
         # The latest is not over yet.
         numbers = numbers[:-1] if progress.phase == "running" else numbers
-        if not numbers:
-            return Group(*parts)
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
-        for name in ("", "/s", "p50 ms", "p99 ms", "max ms"):
-            table.add_column(name, justify="left" if not name else "right")
-        table.add_column("")
+        if numbers:
+            self._rows(text, progress, plan, numbers)
+        return text
+
+    def _rows(self, text: Text, progress: Progress, plan: Plan, numbers: list[int]) -> None:
+        text.append(_row("", ["per s", "p50 ms", "p99 ms", "max ms"]) + "\n", "dim")
         last = progress.ticks[numbers[-1]]
         for name, histogram in (
             ("published", None), ("confirmed", last.confirm), ("received", last.end_to_end),
         ):  # fmt: skip
             values = [getattr(progress.ticks[n], name) / plan.interval for n in numbers[-_WIDTH:]]
-            table.add_row(
-                Text(name), rate(values[-1]), *_percentiles(histogram), Text(_sparkline(values))
-            )
-        parts.append(table)
-        waiting = max(0, progress.expected - progress.sound)
+            text.append(_row(name, [rate(values[-1]), *_percentiles(histogram)]))
+            text.append(f"  {_sparkline(values)}\n", "cyan")
         if plan.only == "both":
-            parts.append(Text(f"backlog {waiting:,}"))
-        if gone < plan.warmup:
-            parts.append(Text("warming up: this does not count", style="dim"))
-        return Group(*parts)
+            waiting = max(0, progress.expected - progress.sound)
+            text.append(_row("backlog", [f"{waiting:,}"]) + "\n")
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:<10}" + "".join(f"{cell:>10}" for cell in cells)
 
 
 def _percentiles(counts: dict[int, int] | None) -> list[str]:

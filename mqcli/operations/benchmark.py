@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _TRIAL = 3.0
-"""Seconds of each step of a search."""
+"""Seconds of each step of a search, unless what counts is shorter."""
 _SIZE = re.compile(r"(?P<low>\d+)(-(?P<high>\d+))?(:(?P<weight>\d+(\.\d+)?))?")
 _BYTES = 1 << 30
 
@@ -109,18 +109,19 @@ class _Once:
 
 async def _searched(once: _Once) -> list[Report]:
     job, stop, told = once.job, once.stop, once.told
+    seconds = min(_TRIAL, job.plan.duration)
 
     def with_plan(**changed: Any) -> Job:
         return replace(job, plan=replace(job.plan, count=None, **changed))
 
-    first = with_plan(phases=(), duration=_TRIAL, warmup=1.0)
+    first = with_plan(phases=(), duration=seconds, warmup=min(1.0, seconds))
     saturated = await once.run(first)
     told.say(f"at saturation {saturated.rates.confirmed_per_s:,.0f}/s")
 
     async def trial(phases: tuple[Phase, ...]) -> Report:
         return await once.run(with_plan(phases=phases, warmup=0.5))
 
-    highest, _ = await find_max(trial, saturated, _TRIAL, told.say)
+    highest, _ = await find_max(trial, saturated, seconds, told.say)
     if stop.is_set():
         return []
     if not highest:
