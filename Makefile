@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## Install into .venv and show publish, consume, tail, 
 	@$(BIN)/mqcli demo
 
 test: $(VENV)/.tests ## Everything that must pass: ruff, mypy, and the tests on real brokers
-	@tests/brokers/install.sh
+	@tests/brokers/install.sh $(BIN)/python
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -465,3 +466,10 @@ def _text(raw: bytes) -> str | bytes:
         return raw.decode()
     except UnicodeDecodeError:
         return raw
+
+
+if __name__ == "__main__":  # get the jars before a test waits for them
+    try:
+        jars()
+    except Unavailable as exc:
+        print(f"tests/brokers: {exc}", file=sys.stderr)
