@@ -92,6 +92,11 @@ def stripped(message: Message, traits: Traits) -> Message | None:
     )
 
 
+def remedy(message: Message, traits: Traits) -> str:
+    """What would let a refused message through, or "" for one of which nothing would be left."""
+    return "--drop-unsupported leaves such parts out" if stripped(message, traits) else ""
+
+
 class Publisher(Session):
     """A window of batches in flight, and the account of what became of them.
 
@@ -195,7 +200,7 @@ class Publisher(Session):
             if i in reasons:
                 fitting = stripped(message, traits) if self._drop else None
                 if fitting is None:
-                    hint = "" if self._drop else "--drop-unsupported leaves such parts out"
+                    hint = remedy(message, traits)
                     self._refuse(numbers[i], Refused(reasons[i], where=self.where, hint=hint))
                     continue
                 self.counts.stripped += 1

@@ -90,8 +90,17 @@ BrokerArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(metavar="[BROKER]", show_default=False, autocompletion=complete_broker),
 ]
+
+
+def _named(name: str | None) -> str | None:
+    if name == "":  # a variable of a script that is not set, rather than a name
+        raise click.BadParameter("a group has a name")
+    return name
+
+
 GroupFlag: TypeAlias = Annotated[
-    str | None, typer.Option("--group", "-g", metavar="NAME", help="A group on a log.")
+    str | None,
+    typer.Option("--group", "-g", metavar="NAME", callback=_named, help="A group on a log."),
 ]
 YesFlag: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 FactsFormat: TypeAlias = Annotated[

@@ -81,15 +81,21 @@ def _json(type_: str, value: str) -> Any:
                 raise ValueError("a bool is true or false")
             return value == "true"
         case "f32" | "f64":
-            return {"t": type_, "v": value if value in ("nan", "inf", "-inf") else float(value)}
+            return {
+                "t": type_,
+                "v": value if value in ("nan", "inf", "-inf") else _number(float, value),
+            }
         case "time":
             from ..position import parse_time
 
             try:
-                seconds = int(value)
+                return {"t": type_, "v": _number(int, value)}
             except ValueError:
-                seconds = parse_time(value) // 1000
-            return {"t": type_, "v": seconds}
+                pass
+            try:
+                return {"t": type_, "v": parse_time(value) // 1000}
+            except UsageError as exc:
+                raise ValueError(str(exc)) from None
         case "null":
             if value:
                 raise ValueError("a null has no value; write NAME:null=")
@@ -102,4 +108,13 @@ def _json(type_: str, value: str) -> Any:
         case "bytes" | "decimal":
             return {"t": type_, "v": value}
         case _:
-            return {"t": type_, "v": int(value)}
+            return {"t": type_, "v": _number(int, value)}
+
+
+def _number(kind: type[int] | type[float], value: str) -> int | float:
+    """As JSON writes it, so that nothing is rounded to infinity. Raises ValueError."""
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.DecodeError:
+        what = "whole number" if kind is int else "number that fits"
+        raise ValueError(f"{value!r} is not a {what}") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..client import Client, Limits
-from ..errors import ExitCode, InputError, NotFound, Unsupported, UsageError
+from ..errors import ExitCode, InputError, NotFound, UsageError
 from ..formats import Decoder, InputFormat, make_decoder
 from ..message import Message
 from ..operations import publish as op
@@ -63,7 +63,9 @@ def send(
         fates=fates,
     )
     if not parts.drop_unsupported:
-        _refuse(client, template, null=parts.null)
+        op.refuse_flags(
+            client, msgspec.structs.replace(template, value=None) if parts.null else template
+        )
     spools: list[Spooled] | None = [] if sending.atomic else None
     batches, bulk = _batches(env, reading, values, parts, template, make, spools)
     report = op.new_report(publisher, bad)
@@ -222,16 +224,6 @@ def _decoders(
     )
 
 
-def _refuse(client: Client, template: Message, *, null: bool) -> None:
-    """Raises Unsupported for flags that the destination cannot honour, before a socket opens."""
-    asked = msgspec.structs.replace(template, value=None) if null else template
-    reason = op.refuse_flags(client, asked)
-    if reason is not None:
-        raise Unsupported(
-            reason, where=client.where, hint="--drop-unsupported leaves such parts out"
-        )
-
-
 def _batches(
     env: Env,
     reading: InputFlags,
@@ -314,7 +306,8 @@ def _ended(env: Env, report: op.PublishReport, client: Client, publisher: Publis
         env.error(f"mqcli: {shown(line)}")
     if report.error is not None:
         trace(env, report.error)
-        env.error(f"mqcli: {shown(report.error)}")
+        if not any(str(report.error) in line for line in report.errors):
+            env.error(f"mqcli: {shown(report.error)}")
     code = report.exit_code
     counts = report.counts
     text = f"mqcli: {_summary(report, client.where, publisher)}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from ..client import Client
-from ..errors import ExitCode, InputError, MqcliError, gravest
+from ..errors import ExitCode, InputError, MqcliError, Unsupported, gravest
 from ..message import Message
 from ..publisher import Counts, Publisher
 from ..transport import Inspects, Manages
@@ -300,8 +300,11 @@ async def ensure(client: Client) -> bool:
     return await client.create()
 
 
-def refuse_flags(client: Client, template: Message) -> str | None:
-    """Why the destination cannot carry what the flags put into every message, or None."""
-    from ..publisher import refusal
+def refuse_flags(client: Client, template: Message) -> None:
+    """Raises Unsupported for what the flags put into every message and the destination cannot
+    carry, before a socket opens."""
+    from ..publisher import refusal, remedy
 
-    return refusal(template, client.traits())
+    traits = client.traits()
+    if (reason := refusal(template, traits)) is not None:
+        raise Unsupported(reason, where=client.where, hint=remedy(template, traits))

@@ -85,6 +85,18 @@ def test_65_bad_input_stops_there(cli: Cli) -> None:
     assert cli("consume", "orders", "-e").out == b"a\nb\n"
 
 
+def test_a_refusal_is_told_once_for_each_message(cli: Cli, redis: Redis, fresh: str) -> None:
+    # Given a key of another kind
+    redis.cli("SET", fresh, "v")
+    # When two messages are published there
+    result = cli("publish", f"{redis.url}/list:{fresh}", "a", "b")
+    # Then each refusal is a line, the counts are one, and that is all
+    assert result.code == 2
+    assert [line.split(":")[1].split()[0] for line in result.lines] == [
+        "message", "message", "published",
+    ], result  # fmt: skip
+
+
 def test_66_the_destination_does_not_exist(cli: Cli, redis: Redis, fresh: str) -> None:
     for address in ("orders", f"{redis.url}/stream:{fresh}"):
         for verb in (["consume", "-e"], ["tail", "-e"], ["describe"], ["delete", "--yes"]):
