@@ -140,7 +140,7 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
             raise Unsupported(
                 f"a {kind} exchange cannot be watched as a whole",
                 where=self.target.where,
-                hint="name the routing keys to watch: -O bind=KEY, repeatable",
+                hint="name the routing keys to watch: --bind KEY, repeatable (or ?bind=KEY)",
             )
         # Matches everything: of a topic by its pattern, of headers by asking for none.
         return [("#", (("x-match", "all"),))]

@@ -27,7 +27,7 @@ class AmqpQueue(QueueLike, Consumes):
     Options = QueueOptions
     instead: ClassVar[Mapping[str, str]] = {
         "Tails": "tail the exchange: it is bound to; -O via=firehose, while tracing is on; or look"
-        " at what stands there with consume -O peek=true"
+        " at what stands there with consume --peek"
     }
 
     @classmethod

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.kafka import Kafka
+from tests.brokers.rabbitmq import RabbitServer
 from tests.brokers.redis import Redis, RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,29 +44,34 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PATH": programs}
 
 
-def with_brokers(script: str, redis: Redis) -> str:
-    return script.replace("redis://localhost", redis.url)
+def with_brokers(script: str, redis: Redis, rabbitmq: RabbitServer, kafka: Kafka) -> str:
+    """On our ports; where the management API is follows from the usual one only."""
+    script = re.sub(r"amqp://localhost/([^\s']+)", lambda m: f"'{rabbitmq.at(m[1])}'", script)
+    return script.replace("redis://localhost", redis.url).replace("kafka://localhost", kafka.url)
 
 
 def test_recipes_in_order(
     started: Callable[[Callable[[], RedisServer]], RedisServer],
     home: Path,
     environment: dict[str, str],
+    rabbitmq: RabbitServer,
+    kafka: Kafka,
 ) -> None:
-    # Given the recipes, in the order of the README, with a fresh home and an empty Redis
+    # Given the recipes, in the order of the README, with a fresh home and brokers without their
+    # names
     redis = started(RedisServer)
     recipes = [(b, mark) for b, mark in blocks() if not SETUP & set(commands(b))]
     assert len(recipes) >= 10
 
     # When each is run by a shell that stops at the first failure
     for block, mark in recipes:
-        script = with_brokers(block, redis)
+        script = with_brokers(block, redis, rabbitmq, kafka)
         if mark == "interrupted":
             interrupted(script, home, environment, redis)
             continue
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
-            cwd=home, env=environment, capture_output=True, timeout=60,
+            cwd=home, env=environment, capture_output=True, timeout=120,
         )  # fmt: skip
 
         # Then it succeeds, and says nothing of an error
@@ -77,6 +84,9 @@ def test_recipes_in_order(
     assert parts.splitlines() == [str(n) for n in range(1, 1001)]
     assert len((home / "rest.ndjson").read_text().splitlines()) == 90
     assert redis.cli("LLEN", "jobs") == 0
+    assert len((home / "in-order.txt").read_text().splitlines()) == 1001
+    assert len((home / "billing.txt").read_text().splitlines()) == 1001
+    assert b"two" in {message.value for message in kafka.read("orders")}
 
 
 def interrupted(script: str, home: Path, environment: dict[str, str], redis: Redis) -> None:
@@ -87,7 +97,6 @@ def interrupted(script: str, home: Path, environment: dict[str, str], redis: Red
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        redis.cli("XADD", "audit", "*", "value", "first")
         deadline = time.monotonic() + 20
         while not redis.cli("PUBLISH", "news", "breaking"):
             assert time.monotonic() < deadline, "nobody subscribed"
