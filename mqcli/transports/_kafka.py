@@ -192,6 +192,7 @@ class Cluster:
             try:
                 self._bootstrap = await self._connect(host.name, host.port or PORT, share)
                 await self.metadata([], share)
+                self._adopt(host.name, host.port or PORT)
                 return
             except ConnectionLost as exc:  # it hung up on the first real request
                 hint = errors.silent_hint(self._tls is not None)
@@ -200,6 +201,12 @@ class Cluster:
                 last = exc
         assert last is not None
         raise last
+
+    def _adopt(self, host: str, port: int) -> None:
+        """Use the first connection for the broker behind it, where the names are the same."""
+        for node, place in self.nodes.items():
+            if place == (host, port) and self._bootstrap is not None:
+                self._wires[node, False], self._bootstrap = self._bootstrap, None
 
     async def aclose(self) -> None:
         """Safe twice, and after a failed open."""

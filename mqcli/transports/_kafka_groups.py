@@ -74,7 +74,9 @@ async def committed_places(
     deadline = time.monotonic() + cluster.patience
     while True:
         at = await cluster.coordinator(group) if node is None else node
-        answer = await cluster.call(OffsetFetchRequest(group, [(topic, list(numbers))]), at)
+        request = OffsetFetchRequest(group, [(topic, list(numbers))])
+        # A member's fetches would make it wait.
+        answer = await cluster.call(request, at, apart=node is not None)
         rows = answer.topics[0][1] if answer.topics else []
         codes = {getattr(answer, "error_code", 0), *(row[3] for row in rows)} - {errors.OK}
         if not codes:

@@ -222,9 +222,11 @@ class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
                 where=self.target.where,
                 hint=f"it has {len(known)}, counted from 0",
             )
-        found, self._limit = await asyncio.gather(
-            leaders(cluster, self.name, known), admin.largest_batch(cluster, self.name)
-        )
+        if any(partition.leader < 0 for partition in known.values()):
+            found = await leaders(cluster, self.name, known)
+        else:
+            found = {number: partition.leader for number, partition in known.items()}
+        self._limit = await admin.largest_batch(cluster, self.name)
         all_acks = options.acks == "all"
         packing = Packing(
             min(self._limit, _BATCH_BYTES),

@@ -248,7 +248,7 @@ def test_a_killed_broker_that_comes_back_loses_and_doubles_nothing(
     total, size = 60_000, 500
 
     async def test() -> Any:
-        async with client(address, Limits(confirm_timeout=20)).publisher() as publisher:
+        async with client(address, Limits(confirm_timeout=60)).publisher() as publisher:
             for start in range(0, total, size):
                 await publisher.submit(numbered(size, start), plain=True)
                 if start == total // 2:
@@ -272,7 +272,7 @@ def test_a_killed_leader_is_replaced_in_mid_publish(started: Started, fresh: str
     total, size = 100_000, 1000
 
     async def test() -> Any:
-        async with client(address, Limits(confirm_timeout=30)).publisher() as publisher:
+        async with client(address, Limits(confirm_timeout=60)).publisher() as publisher:
             for start in range(0, total, size):
                 await publisher.submit(numbered(size, start), plain=True)
                 if start == total // 2:
