@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from .brokers import kafka as kafka_brokers
 from .brokers import need
 from .brokers import rabbitmq as rabbit
-from .brokers import kafka as kafka_brokers
 from .brokers.redis import Redis, shared
 
 # Two workers share two cores with brokers: a slow example is no failure.
