@@ -27,6 +27,9 @@ LATE = 10_000_000
 """Nanoseconds behind the schedule from which on mqcli itself was too slow."""
 _TICK = 300_000
 """Nanoseconds between two looks at the schedule, at least: what is due meanwhile goes together."""
+_BATCHES = 32
+"""Batches in flight at most: beyond, what is due waits and goes together. Else a broker that takes
+a while for each request would get ever more of them, each with a single message."""
 _BATCH_BYTES = 1 << 20
 _WINDOW_BYTES = 64 << 20
 _DRAWS = 1 << 16
@@ -106,11 +109,10 @@ class Producer:
                         self._meter.lag.record(max(0, looked - moment))
                     continue
                 count = min(due - sent, self._batch)
-                if self._in_flight + count > plan.in_flight:
+                if self._is_full(count):
                     self._excused = True
                     await self._for_room(count)
-                    if self._halted:
-                        break
+                    continue  # more is due by now
                 times = [clock.start + t for t in schedule.times(sent, count)]
                 if times[0] < clock.first <= times[-1]:  # a batch counts as a whole, or not
                     times = times[: bisect_left(times, clock.first)]
@@ -133,7 +135,7 @@ class Producer:
             wanted = plan.count // plan.producers + (self.number < plan.count % plan.producers)
         batch = self._batch
         while not self._halted:
-            if self._in_flight + batch > plan.in_flight:
+            if self._is_full(batch):
                 await self._for_room(batch)
             now = clock()
             if wanted is None:
@@ -145,8 +147,13 @@ class Producer:
                     return
             await self._submit(self._stamper.at(now, batch), now, now)
 
+    def _is_full(self, count: int) -> bool:
+        if not self._in_flight:
+            return False
+        return self._in_flight + count > self._plan.in_flight or len(self._flight) >= _BATCHES
+
     async def _for_room(self, count: int) -> None:
-        while self._in_flight + count > self._plan.in_flight and self._in_flight:
+        while self._is_full(count):
             if self._publisher.failure is not None:
                 raise self._publisher.failure
             self._room.clear()

@@ -4,6 +4,7 @@ those."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -179,8 +180,10 @@ def test_a_stopped_broker_makes_every_message_late_that_was_due(
         assert 1.9 < found.max / 1e9 < 2.6
         assert 1700 < found.above(200_000_000) < 2400
         assert 800 < found.above(1_000_000_000) < 1600
-    # And it was the broker, which mqcli does not take upon itself
-    assert report.client_limited is None
+    # And it was the broker, which mqcli does not take upon itself (a busy machine may make some
+    # other messages late, but not as many as the stall)
+    own = re.match(r"(\d+) of 5000 messages", report.client_limited or "")
+    assert own is None or int(own[1]) < 500
     assert report.delivery is not None and report.delivery.delivered == 5000
 
 
