@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import msgspec
 
 from .errors import ConnectionLost, ExitCode, MqcliError, Refused, Unsupported
-from .message import Message, Plain, Tagged
+from .message import HeaderValue, Message, Plain, Tagged
 from .session import Limits, Session
 from .transport import ANY, Outcome, Publishes, Traits
 
@@ -48,6 +48,12 @@ class Fates(Protocol):
         """``positions`` are those of these messages, where the broker tells them."""
 
 
+def _carried(value: HeaderValue, traits: Traits) -> bool:
+    """Whether a header's value can be carried where not all types can."""
+    null = traits.headers == "nullable" and isinstance(value, Tagged) and value.t == "null"
+    return null or isinstance(value, str | bytes)
+
+
 def refusal(message: Message, traits: Traits) -> str | None:
     """Why a destination with these traits cannot carry the message, or None."""
     if message.value is None and not traits.tombstones:
@@ -58,7 +64,7 @@ def refusal(message: Message, traits: Traits) -> str | None:
         if traits.headers == "none":
             return "headers cannot be carried"
         for name, value in message.headers:
-            if not isinstance(value, str | bytes):
+            if not _carried(value, traits):
                 kind = value.t if isinstance(value, Tagged) else type(value).__name__
                 return f"the header {name!r} of type {kind} cannot be carried, only text or bytes"
     if message.properties and traits.properties is not ANY:
@@ -77,8 +83,8 @@ def stripped(message: Message, traits: Traits) -> Message | None:
     headers = message.headers
     if traits.headers == "none":
         headers = ()
-    elif traits.headers == "bytes":
-        headers = tuple(pair for pair in headers if isinstance(pair[1], str | bytes))
+    elif traits.headers != "typed":
+        headers = tuple(pair for pair in headers if _carried(pair[1], traits))
     properties = message.properties
     if properties and traits.properties is not ANY:
         properties = {k: v for k, v in properties.items() if k in traits.properties} or None
@@ -137,6 +143,7 @@ class Publisher(Session):
         self.codes: set[ExitCode] = set()
         """The exit codes of all refusals."""
         self.failure: MqcliError | None = None
+        self._bug: Exception | None = None
         if require_receivers and self._traits.confirm != "reached":
             raise Unsupported(
                 "--require-receivers needs a broker that counts receivers", where=self.where
@@ -168,8 +175,7 @@ class Publisher(Session):
         ):
             self._room.clear()
             await self._room.wait()
-        if self._lost and self.failure is None:
-            await self._resend()
+        await self.mend()
         if self.failure is not None:
             raise self.failure
         first = self.counts.submitted
@@ -221,6 +227,8 @@ class Publisher(Session):
         try:
             outcome = await self._publish(batch)
             self._settle(outcome, batch, numbers)
+        except Exception as exc:  # nobody awaits this task: whoever waits for its end raises it
+            self._bug = exc
         finally:
             self._in_flight -= size
             task = asyncio.current_task()
@@ -234,7 +242,7 @@ class Publisher(Session):
             return await self._transport.publish(batch, self._limits.confirm_timeout)
         except ConnectionLost as exc:  # nothing was sent
             return Outcome(0, dict.fromkeys(range(len(batch)), exc), cause=exc)
-        except asyncio.CancelledError:
+        except BaseException:
             self.counts.unknown += len(batch)
             raise
 
@@ -300,9 +308,9 @@ class Publisher(Session):
             self._settle(outcome, batch, numbers)
 
     async def finish(self, *, mend: bool = True) -> None:
-        """Return once the fate of everything submitted is settled. Does not raise: see ``counts``
-        and ``failure``. Lasts at most ``confirm_timeout`` without progress, and ``mend`` as long
-        as a lost broker is tried again."""
+        """Return once the fate of everything submitted is settled. Raises nothing but a bug: see
+        ``counts`` and ``failure``. Lasts at most ``confirm_timeout`` without progress, and with
+        ``mend`` as long as a lost broker is tried again."""
         while self._tasks or (mend and self._lost and self.failure is None):
             if self._tasks:
                 self._room.clear()
@@ -310,6 +318,7 @@ class Publisher(Session):
             else:
                 await self._resend()
         self._give_up_lost()
+        self._raise_bug()
 
     async def abandon(self) -> None:
         """Stop waiting: everything still in flight becomes unknown."""
@@ -318,19 +327,24 @@ class Publisher(Session):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._give_up_lost()
 
+    def _raise_bug(self) -> None:
+        if self._bug is not None:
+            raise self._bug
+
     def _give_up_lost(self) -> None:
         self.counts.unknown += sum(len(messages) for _, messages in self._lost)
         self._lost = []
 
     async def wait_for_failure(self) -> None:
-        """Return when ``failure`` is set, or something must be sent again; for a race with slow
+        """Return when ``failure`` is set, or ``mend`` has something to do; for a race with slow
         input."""
-        while self.failure is None and not self._lost:
+        while self.failure is None and self._bug is None and not self._lost:
             self._room.clear()
             await self._room.wait()
 
     async def mend(self) -> None:
         """Send again now what is waiting for a reconnect (else the next ``submit`` does)."""
+        self._raise_bug()
         if self._lost and self.failure is None:
             await self._resend()
 

@@ -62,7 +62,7 @@ class SqliteTopicOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         ),
     ] = "normal"
     max_messages: Annotated[
-        int | None,
+        Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None,
         Meta(description="publish, create: keep only the newest N messages from now on; 0: all"),
     ] = None
     max_age: Annotated[
@@ -130,10 +130,6 @@ class SqliteTopic(Publishes, Consumes, Tails, Inspects, Manages):
             raise UsageError(
                 f"claim_after={options.claim_after:g}s is too short",
                 hint="100ms is the shortest: a consumer must have time to say that it is alive",
-            )
-        if (options.max_messages or 0) < 0:
-            raise UsageError(
-                f"max_messages={options.max_messages} is negative", hint="0 keeps all messages"
             )
         return Traits(
             confirm="stored",

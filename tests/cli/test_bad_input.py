@@ -39,6 +39,8 @@ USAGE: list[tuple[list[str], list[str]]] = [
     (["tail", "x", "-O", "nosuch=1"], ["unknown option 'nosuch'"]),
     (["publish", "redis://h/list:x", "v", "-O", "side=middle"], ["side"]),
     (["publish", "redis://h/list:x", "v", "-O", "claim_after=3"], ["not a duration"]),
+    (["create", "x", "-O", "max_messages=-1"], ["max_messages=-1", "from 0 to"]),
+    (["publish", "x", "v", "-O", "max_messages=1" + "0" * 19], ["max_messages", "from 0 to"]),
     # numbers, durations, positions
     (["tail", "x", "-c", "0"], ["--count"]),
     (["tail", "x", "-c", "-3"], ["--count"]),

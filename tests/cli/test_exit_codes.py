@@ -133,6 +133,18 @@ def test_70_a_bug(cli: Cli) -> None:
     assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize("words", [["v"], ["--retry", "v"]], ids=" ".join)
+def test_70_a_bug_while_publishing(cli: Cli, words: list[str]) -> None:
+    # Given a transport that fails to publish, and says nothing of it
+    bug = (
+        "import mqcli.transports.sqlite_topic as t\nasync def publish(*_): raise KeyError('boo')\n"
+    )
+    # When a value is published
+    result = cli.patched(bug + "t.SqliteTopic.publish = publish", "publish", "t", *words)
+    # Then it is not taken for sent
+    result.fails(70, "this is a bug in mqcli", "KeyError('boo')")
+
+
 def test_70_a_bug_in_one_of_several_readings(cli: Cli) -> None:
     # Given two topics, and a program in which reading fails
     for topic in ("a", "b"):
