@@ -106,13 +106,13 @@ def test_segments_of_one_byte_change_nothing(
 
 
 def test_a_slow_network_is_no_dead_one(cli: Cli, server: RedisServer, fresh: str) -> None:
-    # Given a proxy that delays each chunk by 150 ms
+    # Given a proxy that delays each chunk by 50 ms
     with Proxy(server.port) as proxy:
-        proxy.latency = 0.15
+        proxy.latency = 0.05
         address = through(proxy, "list", fresh)
         # When much is published with a confirmation time that is longer than one round trip
         data = b"".join(b"%d\n" % n for n in range(20_000))
-        cli("publish", address, "--confirm-timeout", "2s", stdin=data).ok()
+        cli("publish", address, "--confirm-timeout", "1s", stdin=data).ok()
         # Then all of it is there, and can be taken
         assert cli("consume", address, "-e").ok().out == data
 
@@ -125,7 +125,7 @@ def test_a_publisher_is_reset_after_any_byte(
     cli: Cli, server: RedisServer, fresh: str, kind: str
 ) -> None:
     with Proxy(server.port) as proxy:
-        for after in (0, 1, 5, 11, 12, 13, 15, 16, 30, 60):
+        for after in (0, 5, 12, 13, 15, 16, 30):
             # Given a connection that is reset after some bytes of answers
             name = f"{fresh}-{after}"
             proxy.reset_after = after
@@ -149,7 +149,7 @@ def test_a_consumer_is_reset_after_any_byte(
     words = ["-O", "claim_after=1s", *(["-g", "g"] if kind == "stream" else [])]
     written: dict[str, bytes] = {}
     with Proxy(server.port) as proxy:
-        for after in (0, 12, 13, 20, 40, 60, 80, 120, 200, 400):
+        for after in (5, 13, 20, 40, 80, 200):
             # Given two messages, and a connection that is reset after some bytes of answers
             name = f"{fresh}-{after}"
             cli("publish", f"{server.url}/{kind}:{name}", "1", "2").ok()

@@ -44,7 +44,9 @@ def test_a_sleeper_that_wakes_up(cli: Cli, place: tuple[str, list[str]]) -> None
         # And it wakes up, and is told to end
         sleeper.send_signal(signal.SIGCONT)
         sleeper.send_signal(signal.SIGTERM)
-        slow.until(lambda: sleeper.poll() is not None and not slow.take(0))
+        while slow.take(10):
+            pass
+        sleeper.wait(10)
         assert sleeper.stderr is not None
         result = Result(sleeper.returncode, b"", sleeper.stderr.read().decode())
     # Then nothing is lost, and what both wrote it calls too late

@@ -13,7 +13,7 @@ from tests.brokers.process import wait_until
 from tests.brokers.redis import RedisServer
 from tests.cli.support import Cli, finish, until
 
-from .support import DURABLE, Clock, Output, Started, account, content, durable, length
+from .support import Clock, Output, Started, account, content, durable, length
 
 COUNT = 60_000
 LINES = b"".join(b"%0100d\n" % n for n in range(COUNT))
@@ -154,7 +154,7 @@ def test_a_server_that_stays_away(cli: Cli, started: Started, fresh: str, words:
 
 @contextmanager
 def loading(server: RedisServer) -> Iterator[None]:
-    """The server starts, and loads its data for a while."""
+    """The server starts, and loads its data until the end of the block."""
 
     def refuses() -> bool:
         try:
@@ -165,15 +165,16 @@ def loading(server: RedisServer) -> Iterator[None]:
 
     server.process.start(refuses)
     yield
-    wait_until(lambda: server._answers(), "the server has loaded its data")
+    server.cli("CONFIG", "SET", "key-load-delay", "0")
+    wait_until(lambda: not refuses(), "the server has loaded its data")
 
 
 def test_a_server_that_is_loading(cli: Cli, started: Started, fresh: str) -> None:
-    # Given a server that needs some seconds to load its data, a reader, and a publisher
-    slowly = ("key-load-delay 250", "loading-process-events-interval-bytes 1024")
-    server: RedisServer = started(lambda: RedisServer(*DURABLE, *slowly))
+    # Given a server that takes very long to load its data, a reader, and a publisher
+    slowly = ("key-load-delay 1000", "loading-process-events-interval-bytes 1024")
+    server: RedisServer = started(lambda: RedisServer(*slowly))
     address = f"{server.url}/list:{fresh}"
-    server.pipe([("SET", f"k{n}", "x") for n in range(12_000)])
+    server.pipe([("SET", f"k{n}", "x") for n in range(60_000)])
     sending = cli.start("publish", f"{address}-2", "--retry", "-v", stdin=-1)
     taking = cli.start("consume", address)
     with sending as publisher, taking as consumer:
@@ -184,6 +185,7 @@ def test_a_server_that_is_loading(cli: Cli, started: Started, fresh: str) -> Non
         output = Output(consumer.stdout)
         output.expect(b"before\n")
         # When it is killed and comes back
+        server.cli("SAVE")
         server.kill()
         with loading(server):
             publisher.stdin.write(b"2\n")

