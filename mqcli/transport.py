@@ -32,7 +32,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     order       ``none``, ``key`` (per key or partition), ``all``
     shares      several readers may share the work (a queue, or a group on a log)
     fans_out    every reader can get every message
-    headers     ``none``, ``bytes`` (text or bytes), ``typed`` (all types of the envelope);
+    headers     ``none``, ``bytes`` (text or bytes), ``nullable`` (or null), ``typed`` (all types);
                 with ``sorts_headers`` they come sorted by name
     tombstones  None is a value
     missing     what publishing to an unknown destination does: DESIGN section 4, *Creating*
@@ -49,7 +49,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     order: Literal["none", "key", "all"]
     shares: bool
     fans_out: bool
-    headers: Literal["none", "bytes", "typed"]
+    headers: Literal["none", "bytes", "nullable", "typed"]
     keys: bool
     tombstones: bool
     missing: Literal["creates", "refused", "undetectable"]

@@ -37,7 +37,7 @@ def _carries(traits: Traits, feature: str) -> bool:
     """Whether the traits say that the feature of ``_with`` is kept."""
     if feature in _HEADERS:
         needs = _HEADERS[feature][0]
-        return traits.headers == "typed" or (traits.headers == "bytes" and needs == "bytes")
+        return traits.headers == "typed" or (traits.headers != "none" and needs == "bytes")
     return {
         "key": traits.keys,
         "tombstone": traits.tombstones,

@@ -136,7 +136,7 @@ class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
             order="key",
             shares=group is not None,
             fans_out=True,
-            headers="bytes",
+            headers="nullable",
             keys=True,
             tombstones=True,
             missing="refused",

@@ -311,3 +311,28 @@ def test_reading_survives_the_loss_of_a_leader(started: Started, fresh: str) -> 
 
     # Then all comes, once
     assert sorted(v or b"" for v in run(test())) == values(numbered(20_000))
+
+
+def test_a_null_header_goes_through_the_client_and_other_types_do_not(
+    kafka: Kafka, fresh: str
+) -> None:
+    # Given headers that are null and of a type that Kafka does not have
+    address = f"{kafka.url}/{fresh}"
+    run(make(address))
+    null, number = ("n", Tagged("null", None)), ("i", 7)
+
+    async def test() -> Any:
+        async with client(address).publisher(drop_unsupported=True) as publisher:
+            await publisher.submit([Message(b"1", headers=(null, number))])
+            await publisher.finish()
+        async with client(address).publisher() as publisher:
+            await publisher.submit(
+                [Message(b"2", headers=(null,)), Message(b"3", headers=(number,))]
+            )
+            await publisher.finish()
+            return publisher.counts
+
+    # When published, then null is carried, and the other is left out or refused
+    counts = run(test())
+    assert (counts.confirmed, counts.refused) == (1, 1)
+    assert [(m.value, m.headers) for m in run(read(address))] == [(b"1", (null,)), (b"2", (null,))]
