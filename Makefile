@@ -21,7 +21,8 @@ demo: $(VENV)/.installed ## Install into .venv and show publish, consume, tail, 
 test: $(VENV)/.tests ## Everything that must pass: ruff, mypy, and the tests on real brokers
 	@tests/brokers/install.sh $(BIN)/python
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.tests ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check

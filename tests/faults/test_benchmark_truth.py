@@ -17,6 +17,8 @@ import pytest
 from mqcli.benchmark.result import Report, load
 from tests.brokers.redis import Redis, RedisServer
 
+pytestmark = pytest.mark.alone
+
 PLUGIN = Path(__file__).parent / "faulty"
 
 
