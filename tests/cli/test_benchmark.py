@@ -16,9 +16,9 @@ from mqcli.benchmark.result import load
 from tests.brokers.process import wait_until
 from tests.brokers.redis import Redis
 
-pytestmark = pytest.mark.alone
-
 from .support import PROGRAM, Cli, Terminal, finish
+
+pytestmark = pytest.mark.alone
 
 SHORT = ("--rate", "500", "--duration", "1s", "--warmup", "200ms")
 
