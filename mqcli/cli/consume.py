@@ -50,8 +50,7 @@ def main(
     wanted = r.understand(env, reading)
     env.require_stdout()
     client = common.client(env, address, wanted.limits)
-    if reading.ordered:
-        client = client.ordered()
+    client = r.adapted(client, reading)
     if nack is not None:
         client = client.nacking(nack)
     if peek:
@@ -84,6 +83,7 @@ def main(
         except MqcliError as exc:
             report.error = exc
         await r.point_out(client, report)
+        r.incomplete(report, reading)
         return r.ended(env, report, client.where, acks=acks)
 
     return run(

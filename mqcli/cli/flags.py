@@ -201,6 +201,10 @@ class ReadingFlags(Flags):
     ordered: Annotated[
         bool, typer.Option("--ordered", help="Merge partitions by timestamp, not by arrival.")
     ] = False
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Go on behind what cannot be decoded, and end with 1."),
+    ] = False
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the destination to appear.")] = (
         False
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..client import Client, Limits
-from ..errors import ExitCode, NotFound, UsageError
+from ..errors import ExitCode, GapFound, NotFound, UsageError
 from ..formats import Encoder, OutputFormat, make_encoder
 from ..message import Received
 from ..operations.read import ReadReport, Wanted
@@ -21,7 +21,16 @@ from .env import Env
 from .flags import ReadingFlags
 from .shell import shown, trace
 
-__all__ = ["Listener", "Reading", "ended", "point_out", "summary", "understand"]
+__all__ = [
+    "Listener",
+    "Reading",
+    "adapted",
+    "ended",
+    "incomplete",
+    "point_out",
+    "summary",
+    "understand",
+]
 
 
 class Reading(msgspec.Struct):
@@ -60,7 +69,7 @@ def understand(env: Env, flags: ReadingFlags) -> Reading:
     return Reading(
         Span(start, stop),
         Wanted(flags.count, stop is not None, idle),
-        flags.on_gap or ("fail" if flags.end else "report"),
+        flags.on_gap or ("fail" if flags.end and not flags.skip_bad else "report"),
         Limits(reconnect_for=some_seconds("--reconnect-for", flags.reconnect_for)),
         encoder,
         json,
@@ -159,6 +168,21 @@ async def await_destination(client: Client, stop: Stop) -> None:
         if stop.reason is ExitCode.TIME_LIMIT:
             raise NotFound("did not appear in time", where=client.where) from None
         raise
+
+
+def adapted(client: Client, flags: ReadingFlags) -> Client:
+    """The client with the flags that are options of its transport. Raises Unsupported."""
+    if flags.ordered:
+        client = client.ordered()
+    if flags.skip_bad:
+        client = client.with_options("--skip-bad", skip_unreadable=True)
+    return client
+
+
+def incomplete(report: ReadReport, flags: ReadingFlags) -> None:
+    """What was skipped because it could not be decoded is a failure in the end."""
+    if flags.skip_bad and report.gaps and report.error is None:
+        report.error = GapFound("not all could be read: see the gaps")
 
 
 async def point_out(client: Client, report: ReadReport) -> None:

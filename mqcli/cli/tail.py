@@ -44,8 +44,7 @@ def main(
             client.with_options("--bind", bind=(*getattr(client.target.options, "bind", ()), *bind))
             for client in clients
         ]
-    if reading.ordered:
-        clients = [client.ordered() for client in clients]
+    clients = [r.adapted(client, reading) for client in clients]
     # What one reader alone may fetch is bounded; of several nobody knows who will deliver.
     limit = wanted.until.count if len(clients) == 1 else None
     readers = [client.tail(wanted.span, limit, wanted.on_gap) for client in clients]
@@ -72,6 +71,7 @@ def main(
             report.error = exc
         for client in clients:
             await r.point_out(client, report)
+        r.incomplete(report, reading)
         return r.ended(env, report, where, acks=False)
 
     return run(

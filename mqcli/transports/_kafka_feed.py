@@ -310,8 +310,7 @@ class FetchFeed(Feed):
                 "a batch cannot be read",
                 where=slot.source,
                 why=f"at position {slot.name}: {why}",
-                hint=f"-O skip_unreadable=true goes on behind it, --from {slot.partition}:{behind}"
-                " starts there",
+                hint=f"--skip-bad goes on behind it, --from {slot.partition}:{behind} starts there",
             )
         self.gaps.append(
             Gap(

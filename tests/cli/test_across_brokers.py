@@ -96,6 +96,7 @@ def test_who_reads_the_report_may_go_away(cli: Cli) -> None:
         (["consume", "redis://h/list:x?take=pop", "--peek"], ["nothing can be given back"]),
         (["tail", "redis://h/channel:x", "--ordered", "--bind", "x"], ["--bind"]),
         (["tail", "x", "redis://h/stream:x", "--bind", "x"], ["?bind=PATTERN"]),
+        (["consume", "redis://h/list:x", "--skip-bad"], ["--skip-bad cannot be used here"]),
         (["describe", "redis://h/list:x", "-g", "g"], ["no groups"]),
         (["publish", "redis://h/list:x", "v", "--atomic"], ["no transactions"]),
         (["publish", "redis://h/list:x", "v", "--report", "xml"], ["--report"]),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.brokers.kafka import Kafka
+from tests.brokers.kafka import Kafka, KafkaServer
 from tests.brokers.process import free_port
 
 from .support import Cli, finish, until
@@ -235,6 +235,30 @@ def test_partitions_and_order(cli: Cli, topic: str) -> None:
     # And what has one order anyway is not refused
     cli("publish", "embedded", "x").ok()
     assert cli("consume", "embedded", "-e", "--ordered").ok().out == b"x\n"
+
+
+def test_what_cannot_be_decoded_is_skipped(
+    cli: Cli, started: Callable[[Callable[[], KafkaServer]], KafkaServer], fresh: str
+) -> None:
+    # Given a log of three batches, of which one was damaged on the disk
+    server = started(KafkaServer)
+    topic = f"{server.url}/{fresh}"
+    for batch in ("one", "two", "three"):
+        cli("publish", topic, "--create", batch).ok()
+    server.kill()
+    (log,) = (server.folder / "data").glob(f"{fresh}-0/*.log")
+    # Recovery after a kill looks at checksums; what it has looked at before it does not.
+    (server.folder / "data" / ".kafka_cleanshutdown").write_text('{"version":0,"brokerEpoch":-1}')
+    log.write_bytes(log.read_bytes().replace(b"two", b"tw0"))
+    server.start()
+    # When read, then the place is named
+    stopped = cli("consume", topic, "-e")
+    assert (stopped.code, stopped.out) == (65, b"one\n")
+    assert "0:1" in stopped.err and "skip" in stopped.err
+    # And with --skip-bad the rest comes, with a gap, and it is not all as asked
+    skipped = cli("consume", topic, "-e", "--skip-bad")
+    assert (skipped.code, skipped.out) == (1, b"one\nthree\n")
+    assert "GAP" in skipped.err and "behind 0:0, before 0:2" in skipped.err
 
 
 def test_a_missing_topic_is_66_with_the_nearest(cli: Cli, kafka: Kafka, topic: str) -> None:
