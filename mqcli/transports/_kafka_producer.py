@@ -1,9 +1,7 @@
 """Publishing to one topic: batches in lanes, one for each partition, and what became of each.
 
 By default a batch carries a producer id and a sequence number, so that sending it again after a
-lost connection or a change of leader cannot store it twice, and nothing can overtake. The rules are
-the broker's (*ProducerStateManager*): a batch it refused did not use up its numbers, so those
-behind it are numbered anew; one whose fate is unknown keeps its numbers until the broker knows.
+lost connection or a change of leader cannot store it twice, and nothing can overtake.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka.protocol import produce
@@ -20,14 +17,13 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from msgspec import Struct
 
 from ..errors import ConnectionLost, MqcliError, Refused
-from ..message import Message
-from ..transport import Outcome
 from . import _kafka_errors as errors
 from ._kafka import Cluster
-from ._kafka_records import Chunk, Columns, Packing, build
+from ._kafka_lanes import Batch, Lane, Sent
+from ._kafka_records import Chunk, Packing, build
 from ._kafka_wire import Wire
 
-__all__ = ["Batch", "Producer", "Settings"]
+__all__ = ["Producer", "Settings"]
 
 _IN_FLIGHT = 5
 """Requests to one broker, and batches of one partition: brokers remember five for repetitions."""
@@ -44,113 +40,6 @@ class Settings(Struct, frozen=True):
     idempotent: bool = True
     packing: Packing = Packing(1_000_000)
     transactional_id: str | None = None
-
-
-class Batch:
-    """What one call of ``publish`` gave, and what became of it."""
-
-    def __init__(self, messages: Sequence[Message], parts: Columns) -> None:
-        self.messages, self.parts = messages, parts
-        self.refused: dict[int, MqcliError] = {}
-        self.unknown: list[int] = []
-        self.cause: MqcliError | None = None
-        self.confirmed = 0
-        self.places: list[tuple[Sequence[int], int, int]] = []
-        self.open = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def finish(self, count: int = 1) -> None:
-        self.open -= count
-        if self.open <= 0 and not self.done.done():
-            self.done.set_result(None)
-
-    def outcome(self) -> Outcome:
-        positions = Positions(len(self.messages), self.places) if self.places else None
-        return Outcome(self.confirmed, self.refused, self.unknown, self.cause, positions=positions)
-
-
-class Positions(Sequence[str]):
-    """``partition:offset`` by index; empty where the broker did not tell. Costs nothing until it
-    is looked at."""
-
-    def __init__(self, count: int, places: list[tuple[Sequence[int], int, int]]) -> None:
-        self._count, self._places = count, places
-        self._texts: list[str] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._made()[index]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._made())
-
-    def _made(self) -> list[str]:
-        if self._texts is None:
-            self._texts = [""] * self._count
-            for indices, partition, base in self._places:
-                for place, index in enumerate(indices):
-                    self._texts[index] = f"{partition}:{base + place}"
-        return self._texts
-
-
-class Sent(Struct, eq=False):
-    """A chunk on its way. ``doubtful``: it may be stored although nobody said so."""
-
-    chunk: Chunk
-    batch: Batch
-    number: int
-    doubtful: bool = False
-    error: MqcliError | None = None
-
-
-class Lane:
-    """One partition: what waits, what flies, and what came back to be sent again."""
-
-    def __init__(self, partition: int, leader: int) -> None:
-        self.partition, self.leader = partition, leader
-        self.waiting: deque[Sent] = deque()
-        self.flying: list[Sent] = []
-        self.back: list[Sent] = []
-        self.holding = False
-        """Something came back: nothing more leaves until all that flies has been answered."""
-        self.renumber_from: tuple[int, int] | None = None
-        """A batch that was refused: what stands behind it takes over its sequence numbers."""
-        self.sequence = 0
-        self.not_before = 0.0
-
-    def all(self) -> Iterator[Sent]:
-        yield from self.flying
-        yield from self.back
-        yield from self.waiting
-
-    def busy(self) -> bool:
-        return bool(self.flying or self.back or self.waiting)
-
-    def ready(self, now: float, most: int) -> bool:
-        return (
-            bool(self.waiting)
-            and not self.holding
-            and len(self.flying) < most
-            and self.leader >= 0
-            and now >= self.not_before
-        )
-
-    def settle(self) -> None:
-        """Once nothing flies any more: put back what came back, in its old order."""
-        if self.flying or not self.holding:
-            return
-        self.back.sort(key=lambda sent: sent.number)
-        if self.renumber_from is not None:
-            number, self.sequence = self.renumber_from
-            for sent in self.back:
-                if sent.number > number:
-                    sent.chunk.sequence = -1
-            self.renumber_from = None
-        self.waiting.extendleft(reversed(self.back))
-        self.back.clear()
-        self.holding = False
 
 
 class Producer:

@@ -30,9 +30,10 @@ from . import _kafka_admin as admin
 from ._kafka import Cluster, KafkaOptions, leaders, topic_name
 from ._kafka_feed import Reading
 from ._kafka_groups import GroupFeed, committed_places
+from ._kafka_lanes import Batch
 from ._kafka_log import LogFeed, last_places
 from ._kafka_offsets import parse_partitions, start_places
-from ._kafka_producer import Batch, Producer, Settings
+from ._kafka_producer import Producer, Settings
 from ._kafka_records import CODECS, Chunk, Packing, build, columns, murmur2, wire_headers
 from ._kafka_transaction import Transaction, new_id
 

@@ -238,9 +238,7 @@ def test_an_exclusive_consumer_keeps_others_out(
         assert process.stdout is not None
         assert process.stdout.readline() == b"first\n"
         # When another one comes, then it is told to come later
-        cli("consume", queue, "-O", "consumer_priority=5", "-c", "1").fails(
-            75, "exclusive"
-        )
+        cli("consume", queue, "-O", "consumer_priority=5", "-c", "1").fails(75, "exclusive")
         process.send_signal(signal.SIGINT)
         assert finish(process).code == 130
 

@@ -93,3 +93,11 @@ def numbered(count: int, first: int = 0) -> list[Message]:
 
 def values(messages: Sequence[Message]) -> list[bytes | None]:
     return [message.value for message in messages]
+
+
+def spread(count: int, partitions: int, stamp: int = 1_700_000_000_000) -> list[Message]:
+    """Messages over all partitions, a millisecond apart."""
+    return [
+        Message(b"%07d" % n, None, (), {"partition": n * 7 % partitions}, stamp + n)
+        for n in range(count)
+    ]

@@ -1,56 +1,38 @@
-"""Reading Kafka: starts and stops over partitions, order, gaps, groups, logins."""
+"""Reading Kafka: starts and stops over partitions, order, gaps, damage, watching."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from mqcli.address import parse_broker
 from mqcli.errors import (
-    AccessDenied,
-    BrokerUnavailable,
     InputError,
-    MqcliError,
     NotFound,
-    Refused,
     UsageError,
 )
 from mqcli.message import Message
-from mqcli.position import BEGINNING, END, Start, parse_start
-from mqcli.registry import broker_target
-from mqcli.session import Limits
+from mqcli.position import END, Start, parse_start
 from mqcli.transport import Span
 from mqcli.transports._kafka_log import LogFeed
-from mqcli.transports.kafka_topic import KafkaTopic
 
 from ..brokers.kafka import Kafka, KafkaServer
 from .kafka_support import (
-    client,
     everything,
     make,
     numbered,
     publish,
     read,
     run,
+    spread,
     topic,
     values,
 )
 
 Started = Callable[[Callable[[], Any]], Any]
-
-
-def spread(count: int, partitions: int, stamp: int = 1_700_000_000_000) -> list[Message]:
-    """Messages over all partitions, a millisecond apart."""
-    return [
-        Message(b"%07d" % n, None, (), {"partition": n * 7 % partitions}, stamp + n)
-        for n in range(count)
-    ]
 
 
 def positions(start: str) -> Start:
@@ -288,328 +270,5 @@ def test_a_tail_picks_up_new_topics_that_match(
                 f"{kafka.url}/topic:{fresh}-two": b"2",
             }
             await feed.aclose()
-
-    run(test())
-
-
-# -- groups
-
-
-def test_members_come_and_go_and_nothing_is_lost(kafka: Kafka, fresh: str) -> None:
-    """F17: three partitions, 200,000 messages, members that join and leave all the time."""
-    address = f"{kafka.url}/{fresh}"
-    run(make(address, 3))
-    total = 200_000
-    got: Counter[bytes | None] = Counter()
-    late = 0
-
-    async def member(seconds: float) -> None:
-        nonlocal late
-        async with client(address, claim_after="6s").consume(group="g") as reader:
-            until = time.monotonic() + seconds
-            while time.monotonic() < until and len(got) < total:
-                messages = await reader.receive(400, 1 << 20, 0.1)
-                got.update(values(messages))
-                await asyncio.sleep(0.004)
-                await reader.settle(len(messages))
-            late += reader.late
-
-    async def test() -> None:
-        async def sender() -> None:
-            async with topic(address) as transport:
-                for first in range(0, total, 2000):
-                    batch = [Message(m.value, m.value) for m in numbered(2000, first)]
-                    assert (await transport.publish(batch, 10)).confirmed == 2000
-                    await asyncio.sleep(0.02)
-
-        sending = asyncio.create_task(sender())
-        deadline = time.monotonic() + 90
-        members = [asyncio.create_task(member(30))]
-        while len(got) < total and time.monotonic() < deadline:
-            members.append(asyncio.create_task(member(3)))
-            await asyncio.wait(members, timeout=2)
-        await sending
-        await asyncio.gather(*members)
-
-    # When members join and leave every two seconds while messages flow
-    run(test())
-    # Then the union is complete, and what came twice is what was not yet settled at a handover
-    assert len(got) == total, f"{total - len(got)} are missing"
-    assert sum(got.values()) - total <= 20_000
-    assert run(lag(address)) == 0
-
-
-async def lag(address: str) -> int:
-    async with topic(address) as transport:
-        found: int = (await transport.describe("g"))["lag"]
-        return found
-
-
-def test_the_end_works_in_a_group_and_commits_behind_holes(kafka: Kafka, fresh: str) -> None:
-    # Given messages in three partitions, one of which ends with a transaction's marker
-    address = f"{kafka.url}/{fresh}"
-    run(make(address, 3))
-    run(publish(address, spread(300, 3)))
-
-    async def test() -> None:
-        async with topic(address, partition=1) as transport:
-            await transport.begin()
-            await transport.publish(numbered(5, 1000), 10)
-            await transport.commit(10)
-        # When a member reads to the end that stands now
-        async with client(address).consume(Span(None, END), "g") as reader:
-            count = 0
-            while not reader.ended:
-                messages = await reader.receive()
-                await reader.settle(len(messages))
-                count += len(messages)
-        # Then it has ended, and the group has no lag
-        assert count == 305
-        assert await lag(address) == 0
-
-    run(test())
-
-
-def test_a_new_group_at_the_end_stays_there(kafka: Kafka, fresh: str) -> None:
-    # Given a group that begins at the end and gets nothing
-    address = f"{kafka.url}/{fresh}"
-    run(make(address))
-    run(publish(address, numbered(3)))
-
-    async def look(start: Start | None) -> list[bytes | None]:
-        async with client(address).consume(Span(start), "g") as reader:
-            got: list[bytes | None] = []
-            deadline = time.monotonic() + 5
-            while not got and time.monotonic() < deadline:
-                messages = await reader.receive(wait=0.5)
-                await reader.settle(len(messages))
-                got += values(messages)
-                if start is not None and time.monotonic() > deadline - 3:
-                    break
-            return got
-
-    assert run(look(END)) == []
-    # When messages come and a later member asks for nothing, then it gets those
-    run(publish(address, numbered(2, 10)))
-    assert run(look(None)) == values(numbered(2, 10))
-
-
-def test_a_group_can_be_moved_while_nobody_is_in_it(kafka: Kafka, fresh: str) -> None:
-    address = f"{kafka.url}/{fresh}"
-    run(make(address, 2))
-    run(publish(address, spread(20, 2)))
-
-    async def test() -> None:
-        async with topic(address) as transport:
-            # Given a look at what would be, then nothing is changed
-            plan = await transport.seek("g", Start("skip", count=4), commit=False)
-            assert plan == [{"partition": n, "committed": None, "to": 4} for n in (0, 1)]
-            with pytest.raises(NotFound):
-                await transport.describe("g")
-            # When it is done, then the group stands there
-            await transport.seek("g", Start("skip", count=4), commit=True)
-            assert (await transport.describe("g"))["lag"] == 12
-            # and while it has members it is refused
-            async with client(address).consume(group="g") as reader:
-                while not await reader.receive():
-                    pass
-                with pytest.raises(Refused, match="in use"):
-                    await transport.seek("g", BEGINNING, commit=True)
-                shown = await transport.describe("g")
-                assert len(shown["members"]) == 1 and shown["state"] == "Stable"
-
-    run(test())
-
-
-def test_partitions_are_not_chosen_in_a_group(kafka: Kafka) -> None:
-    with pytest.raises(UsageError):
-        client(f"{kafka.url}/x", partitions="0").consume(group="g")
-
-
-# -- looking and preparing
-
-
-def test_a_topic_is_made_as_asked_and_told_apart(kafka: Kafka, fresh: str) -> None:
-    address = f"{kafka.url}/{fresh}"
-    settings = ("retention.ms=60000", "cleanup.policy=compact")
-    run(make(address, 3, config=settings))
-
-    async def test() -> None:
-        async with topic(address, num_partitions=3, config=settings) as same:
-            # The same again is no error, another one is
-            assert not await same.create()
-            shown = await same.describe(None)
-            assert (shown["partitions"], shown["config"]["retention.ms"]) == (3, "60000")
-            assert shown["partition"][2] == {
-                "partition": 2, "leader": 1, "replicas": [1], "isr": [1],
-                "earliest": 0, "latest": 0,
-            }  # fmt: skip
-        for given in ({"num_partitions": 4}, {"config": ("retention.ms=1",)}):
-            async with topic(address, **given) as different:
-                with pytest.raises(Refused, match="different"):
-                    await different.create()
-        for wrong in ({"config": ("no.such=1",)}, {"replication_factor": 3}, {"config": ("x",)}):
-            async with topic(f"{address}-other", **wrong) as bad:
-                with pytest.raises(UsageError):
-                    await bad.create()
-
-    run(test())
-    assert kafka.topics()[fresh] == 3 and f"{fresh}-other" not in kafka.topics()
-
-
-def test_the_cluster_is_listed(kafka: Kafka, fresh: str) -> None:
-    run(make(f"{kafka.url}/{fresh}", 2))
-
-    async def test() -> None:
-        url = parse_broker(kafka.url)
-        assert not isinstance(url, str)
-        cls, target = broker_target(url)
-        broker = cls(target)
-        try:
-            await broker.open()
-            assert (await broker.ping())["server"] == "kafka"
-            found = {entry.name: entry for entry in await broker.ls(None)}
-            assert found[fresh].detail["partitions"] == 2
-            assert "__consumer_offsets" not in found
-            assert all(entry.kind == "group" for entry in await broker.ls("group"))
-        finally:
-            await broker.aclose()
-
-    run(test())
-
-
-# -- connections
-
-
-async def opened(address: str, **given: object) -> None:
-    async with topic(address, **given):
-        pass
-
-
-def failure(address: str, **given: object) -> MqcliError:
-    began = time.monotonic()
-    with pytest.raises(MqcliError) as caught:
-        run(opened(address, **given))
-    assert time.monotonic() - began < 12
-    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
-    return caught.value
-
-
-def test_logins_with_scram_and_plain(started: Started, fresh: str) -> None:
-    # Given a broker that wants a login
-    users = {"alice": "secret"}
-    server: KafkaServer = started(lambda: KafkaServer(users=users))
-    host = server.url.partition("@")[2]
-    for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN", None):
-        given = {"sasl_mechanism": mechanism} if mechanism else {}
-        # When the password is right, then it opens
-        run(opened(f"kafka://alice:secret@{host}/x", **given))
-        # When it is wrong, then that is told in the broker's words (K11)
-        error = failure(f"kafka://alice:secretx@{host}/x", **given)
-        assert isinstance(error, AccessDenied) and "SASL_AUTHENTICATION_FAILED" in error.why
-    # Without a login nothing answers, and the error says what may be missing
-    error = failure(f"kafka://{host}/x")
-    assert isinstance(error, BrokerUnavailable) and "login" in error.hint
-
-
-def test_tls(started: Started, fresh: str) -> None:
-    # Given a broker with TLS
-    server: KafkaServer = started(lambda: KafkaServer(tls=True, users={"alice": "secret"}))
-    made = server.certificates
-    assert made is not None
-    address = f"{server.url}/{fresh}"
-    # When its authority is named, then everything works
-    run(make(address, ssl_ca_certs=made.ca))
-    assert run(publish(address, numbered(1000), ssl_ca_certs=made.ca)).confirmed == 1000
-    assert len(run(read(address, ssl_ca_certs=made.ca))) == 1000
-    assert len(server.read(fresh)) == 1000
-    # When not, or not as TLS, then the reason is named
-    error = failure(address)
-    assert isinstance(error, BrokerUnavailable) and "not trusted" in error.why
-    error = failure(address.replace("kafkas://", "kafka://"))
-    assert isinstance(error, BrokerUnavailable) and "TLS" in error.hint
-    # and --insecure goes without
-    from mqcli.client import Client
-
-    transport = Client.at(address, insecure=True).make(KafkaTopic)
-    run(_open_and_close(transport))
-
-
-async def _open_and_close(transport: KafkaTopic) -> None:
-    try:
-        await transport.open()
-    finally:
-        await transport.aclose()
-
-
-def test_what_the_broker_advertises_is_named_when_it_cannot_be_reached(
-    started: Started, fresh: str
-) -> None:
-    # Given a broker that tells its clients a name that leads nowhere
-    server: KafkaServer = started(lambda: KafkaServer(advertised="broker.invalid:9092"))
-    address = f"kafka://127.0.0.1:{server.port}/{fresh}"
-
-    async def test() -> None:
-        async with topic(address, num_partitions=1) as transport:
-            # When something needs it, then the name and its origin are told
-            with pytest.raises(BrokerUnavailable) as caught:
-                await transport.create()
-            assert "broker.invalid:9092" in str(caught.value)
-            assert "advertised.listeners" in caught.value.hint
-
-    run(test())
-
-
-@pytest.mark.parametrize(
-    ("url", "given"),
-    [
-        ("kafka://u:hunter2@example.org", {"sasl_mechanism": "PLAIN"}),
-        ("kafka://localhost", {"sasl_mechanism": "PLAIN"}),
-        ("kafka://localhost", {"sasl_mechanism": "OAUTHBEARER"}),
-        ("kafka://localhost", {"ssl_ca_certs": "x"}),
-        ("kafka://localhost/path", {}),
-        ("kafkas://localhost", {"ssl_keyfile": "x"}),
-    ],
-)
-def test_a_login_that_cannot_be_is_refused_before_a_socket_opens(
-    url: str, given: dict[str, object]
-) -> None:
-    with pytest.raises(UsageError) as caught:
-        client(f"{url}/x", **given).make(KafkaTopic)
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["a%20b", "a%2Fb", ".", "x" * 250, "%C3%A9"])
-def test_a_name_that_no_topic_can_have_is_refused(name: str) -> None:
-    with pytest.raises(UsageError):
-        client(f"kafka://localhost/{name}").make(KafkaTopic)
-
-
-def test_the_second_host_is_used_when_the_first_is_dead(kafka: Kafka, fresh: str) -> None:
-    host = kafka.url.removeprefix("kafka://")
-    run(opened(f"kafka://127.0.0.1:9,{host}/x"))
-    error = failure("kafka://127.0.0.1:9,127.0.0.1:11/x")
-    assert isinstance(error, BrokerUnavailable) and "127.0.0.1" in error.why
-
-
-def test_a_reader_stands_still_without_losing_its_place_in_the_group(
-    kafka: Kafka, fresh: str
-) -> None:
-    # Given a member whose output stands still for longer than its session
-    address = f"{kafka.url}/{fresh}"
-    run(make(address))
-    run(publish(address, numbered(2000)))
-
-    async def test() -> None:
-        limits = Limits()
-        async with client(address, limits, claim_after="1s").consume(group="g") as reader:
-            messages = []
-            while not messages:
-                messages = list(await reader.receive(100))
-            await asyncio.to_thread(time.sleep, 3)  # what is tested is that time passes
-            # When it goes on, then what it had is still its own
-            await reader.settle(len(messages))
-            assert reader.late == 0
-        assert await lag(address) == 1900
 
     run(test())
