@@ -48,8 +48,9 @@ def test_a_kind_tells_all_its_options(cli: Cli, topic: str) -> None:
 
 
 def test_topics_and_what_is_none(cli: Cli) -> None:
-    # When no topic is named, then all are listed
-    assert set(topics()) <= set(cli("help").ok().out.decode().split())
+    # When no topic is named, then all are listed; the sample plugin is known to this process only
+    own = {topic for topic in topics() if not topic.startswith("memo")}
+    assert len(own) >= 9 and own <= set(cli("help").ok().out.decode().split())
     # And a wrong one is an error that names the right one
     cli("help", "publsh").fails(2, "did you mean publish?")
     cli("help", "redis").fails(2, "write one of redis:channel, redis:list")
