@@ -10,7 +10,8 @@ them then cost the garbage collector nothing.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeAlias, overload
 
 import msgspec
 
@@ -23,6 +24,7 @@ __all__ = [
     "Properties",
     "Received",
     "Tagged",
+    "contents",
 ]
 
 HeaderTag: TypeAlias = Literal[
@@ -75,8 +77,39 @@ class Message(msgspec.Struct, gc=False):
     raw_fields: bool = False
 
 
-class Plain(list[Message]):
-    """A batch whose messages are values alone, none a tombstone: no need to look at each."""
+class Plain(Sequence[Message]):
+    """A batch of values alone, none a tombstone: no need to look at each message, nor to make it
+    before somebody asks for it. ``values`` is not copied, and not to be changed."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: list[bytes]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> Plain: ...
+    def __getitem__(self, index: int | slice) -> Message | Plain:
+        if isinstance(index, slice):
+            return Plain(self.values[index])
+        return Message(self.values[index])
+
+    def __iter__(self) -> Iterator[Message]:
+        return map(Message, self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def contents(batch: Sequence[Message]) -> list[bytes]:
+    """The values of a batch, fast where it is :class:`Plain`; a tombstone's is empty."""
+    return batch.values if isinstance(batch, Plain) else [m.value or b"" for m in batch]
 
 
 class Received(Message, gc=False):

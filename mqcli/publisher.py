@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import msgspec
 
 from .errors import ConnectionLost, ExitCode, MqcliError, Refused, Unsupported
-from .message import HeaderValue, Message, Plain, Tagged
+from .message import HeaderValue, Message, Plain, Tagged, contents
 from .session import Limits, Session
 from .transport import ANY, Outcome, Publishes, Traits
 
@@ -159,17 +159,16 @@ class Publisher(Session):
         await self.abandon()
         await self._transport.aclose()
 
-    async def submit(
-        self, batch: Sequence[Message], *, plain: bool = False, size: int | None = None
-    ) -> None:
+    async def submit(self, batch: Sequence[Message], *, size: int | None = None) -> None:
         """Send the batch when the window has room; does not wait for its confirmation.
 
-        ``plain`` promises that every message is a value alone (not a tombstone), ``size`` is their
-        bytes: both save a look at each. Raises the failure of an earlier batch; then none of this
-        one was sent or counted.
+        ``size`` is its bytes, where the caller knows them. Raises the failure of an earlier batch;
+        then none of this one was sent or counted.
         """
         if size is None:
-            size = sum(len(m.value or b"") + len(m.key or b"") for m in batch)
+            size = sum(map(len, contents(batch)))
+            if not isinstance(batch, Plain):
+                size += sum(len(m.key) for m in batch if m.key)
         while self._tasks and (
             len(self._tasks) >= self._window or self._in_flight + size > self._window_bytes
         ):
@@ -181,9 +180,7 @@ class Publisher(Session):
         first = self.counts.submitted
         self.counts.submitted += len(batch)
         numbers: Sequence[int] = range(first, first + len(batch))
-        if plain:
-            batch = Plain(batch)
-        else:
+        if not isinstance(batch, Plain):
             batch, numbers = self._vetted(batch, numbers)
         if batch:
             self._in_flight += size

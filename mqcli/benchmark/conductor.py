@@ -17,7 +17,7 @@ import msgspec
 from .. import errors
 from ..client import Client
 from ..errors import BrokerUnavailable, MqcliError, Unsupported
-from ..message import Message
+from ..message import Message, Plain
 from ..publisher import Publisher
 from .plan import Failed, FromWorker, Go, Halt, Hand, Plan, Ready, Share, Tick, Tidy
 from .processes import Link
@@ -226,7 +226,7 @@ class _Led:
     async def _control(self, number: int, count: int) -> None:
         self._stamper.sequence = number
         values = self._stamper.at(time.monotonic_ns(), count)
-        await self.prober.submit([Message(value) for value in values], plain=True)
+        await self.prober.submit(Plain(values))
         await self.prober.finish()
         if self.prober.failure is not None:
             raise self.prober.failure

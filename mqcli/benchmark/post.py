@@ -17,7 +17,7 @@ import msgspec
 
 from ..client import Client
 from ..errors import MqcliError, NotFound
-from ..message import Message
+from ..message import Plain
 from ..position import BEGINNING
 from ..publisher import Publisher
 from ..reader import Reader
@@ -86,12 +86,12 @@ class Outbox:
             word = await self._words.get()
             parts = [word[i : i + _PART] for i in range(0, len(word), _PART)] or [b""]
             batch = [
-                Message(_encode(_Part(self._sender, self._number, i, len(parts), part)))
+                _encode(_Part(self._sender, self._number, i, len(parts), part))
                 for i, part in enumerate(parts)
             ]
             self._number += 1
             try:
-                await self._publisher.submit(batch, plain=True)
+                await self._publisher.submit(Plain(batch))
                 await self._publisher.finish()
                 if self._publisher.failure is not None:
                     raise self._publisher.failure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..client import Client
 from ..errors import MqcliError
-from ..message import Message
+from ..message import Message, Plain
 from .plan import Plan, Produced
 from .schedule import Pacer, Phase, Schedule
 from .sequences import Sequences
@@ -164,16 +164,16 @@ class Producer:
     async def _submit(self, values: list[bytes], times: int | list[int], now: int) -> None:
         first, count = self.found.sent, len(values)
         size = sum(map(len, values))
+        batch: Sequence[Message]
         if self._keys is None:
-            batch = [Message(value) for value in values]
+            batch = Plain(values)
         else:
             keys = islice(self._keys, count)
             batch = [Message(value, key) for value, key in zip(values, keys, strict=True)]
         self._flight[first] = times, now
         self._in_flight += count
         try:
-            # "plain" only saves looking for what the destination refuses: keys were checked.
-            await self._publisher.submit(batch, plain=True, size=size)
+            await self._publisher.submit(batch, size=size)
         except MqcliError:  # an earlier batch failed, and none of this one was sent
             self._in_flight -= count
             del self._flight[first]

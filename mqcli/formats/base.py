@@ -21,21 +21,19 @@ class Decoder(ABC):
 
     position: int = 0
     """The number, from 1, of the last record that was fully read; blank and bad ones count."""
-    plain: bool = False
-    """Every message is a value and nothing else."""
     error: InputError | None = None
     """Why reading ended before its end. Set once, never with ``on_bad``."""
 
     def __init__(self, on_bad: Callable[[InputError], None] | None) -> None:
         self._on_bad = on_bad
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes) -> Sequence[Message]:
         """The messages that ``data`` completes, in order. Raises InputError after an error."""
         if self.error is not None:
             raise self.error
         return self._feed(data)
 
-    def finish(self) -> list[Message]:
+    def finish(self) -> Sequence[Message]:
         """The input has ended: what is left is a record too. Call once.
         Raises InputError after an error."""
         if self.error is not None:
@@ -43,10 +41,10 @@ class Decoder(ABC):
         return self._finish()
 
     @abstractmethod
-    def _feed(self, data: bytes) -> list[Message]: ...
+    def _feed(self, data: bytes) -> Sequence[Message]: ...
 
     @abstractmethod
-    def _finish(self) -> list[Message]: ...
+    def _finish(self) -> Sequence[Message]: ...
 
     def _bad(self, error: InputError) -> bool:
         """Whether reading goes on behind this bad record."""

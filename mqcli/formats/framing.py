@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ..errors import InputError, UsageError
-from ..message import Message, Received
+from ..message import Message, Plain, Received
 from .base import Decoder, Encoder
 
 __all__ = ["Delimited", "Splitter", "ValueEncoder", "Whole", "parse_delimiter"]
@@ -89,17 +89,17 @@ class _Values(Decoder):
         super().__init__(on_bad)
         self._key_delimiter = key_delimiter
         self._template = template
-        self.plain = key_delimiter is None and (
+        self._plain = key_delimiter is None and (
             template is None or template == Message(template.value)
         )
 
-    def _messages(self, values: list[bytes]) -> list[Message]:
+    def _messages(self, values: list[bytes]) -> Sequence[Message]:
         if self._key_delimiter is not None:
             return self._keyed(values, self._key_delimiter)
         self.position += len(values)
         t = self._template
-        if t is None or self.plain:
-            return list(map(Message, values))
+        if t is None or self._plain:
+            return Plain(values)
         key, headers, properties, timestamp = t.key, t.headers, t.properties, t.timestamp
         return [Message(value, key, headers, properties, timestamp) for value in values]
 
@@ -141,10 +141,10 @@ class Delimited(_Values):
         super().__init__(key_delimiter, template, on_bad)
         self._splitter = Splitter(delimiter)
 
-    def _feed(self, data: bytes) -> list[Message]:
+    def _feed(self, data: bytes) -> Sequence[Message]:
         return self._messages(self._splitter.feed(data))
 
-    def _finish(self) -> list[Message]:
+    def _finish(self) -> Sequence[Message]:
         rest = self._splitter.finish()
         return self._messages([rest]) if rest else []
 
@@ -161,11 +161,11 @@ class Whole(_Values):
         super().__init__(key_delimiter, template, on_bad)
         self._pieces: list[bytes] = []
 
-    def _feed(self, data: bytes) -> list[Message]:
+    def _feed(self, data: bytes) -> Sequence[Message]:
         self._pieces.append(data)
         return []
 
-    def _finish(self) -> list[Message]:
+    def _finish(self) -> Sequence[Message]:
         value = b"".join(self._pieces)
         self._pieces = []
         return self._messages([value])

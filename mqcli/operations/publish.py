@@ -46,14 +46,12 @@ _BATCH = 16_384
 class Decoder(Protocol):
     """What ``mqcli.formats`` makes of bytes."""
 
-    plain: bool
-    """Every message is a value alone."""
     error: InputError | None
     """Why reading ended before its end, behind the messages that were returned."""
 
-    def feed(self, data: bytes) -> list[Message]: ...
+    def feed(self, data: bytes) -> Sequence[Message]: ...
 
-    def finish(self) -> list[Message]: ...
+    def finish(self) -> Sequence[Message]: ...
 
 
 class Source(Protocol):
@@ -118,7 +116,6 @@ class Batch(msgspec.Struct):
     """Messages on their way, ``size`` bytes of them; see ``Publisher.submit``."""
 
     messages: Sequence[Message]
-    plain: bool = False
     size: int | None = None
 
 
@@ -156,16 +153,16 @@ async def decoded(sources: Sequence[Source], make: Callable[[], Decoder]) -> Asy
             messages = decoder.feed(data)
             if len(messages) <= _BATCH:
                 if messages:
-                    yield Batch(messages, decoder.plain, len(data))
+                    yield Batch(messages, len(data))
             else:
                 # Of tiny ones, what is in flight must still be settled soon after a stop.
                 each = len(data) // len(messages) + 1
                 for first in range(0, len(messages), _BATCH):
                     part = messages[first : first + _BATCH]
-                    yield Batch(part, decoder.plain, each * len(part))
+                    yield Batch(part, each * len(part))
             _check(decoder, source)
         if messages := decoder.finish():
-            yield Batch(messages, decoder.plain)
+            yield Batch(messages)
         _check(decoder, source)
 
 
@@ -225,7 +222,7 @@ async def publish(
     messages, input or broker: the report says it."""
     try:
         while (batch := await _next(publisher, batches, stop)) is not None:
-            await stop.guard(publisher.submit(batch.messages, plain=batch.plain, size=batch.size))
+            await stop.guard(publisher.submit(batch.messages, size=batch.size))
             if fates is not None:
                 await stop.guard(fates.room())
     except Stopped:

@@ -23,7 +23,7 @@ from ..errors import (
     NotFound,
     Refused,
 )
-from ..message import Headers, Message, Properties
+from ..message import Headers, Message, Plain, Properties, contents
 from ..transport import Outcome
 from . import _amqp_errors as errors
 from ._amqp import AmqpLink
@@ -141,8 +141,10 @@ class Sender(Tap):
         marshal, batch = self._marshal, call.batch
         assert marshal is not None
         chosen = batch if len(indices) == len(batch) else [batch[i] for i in indices]
-        if not any(m.key is not None or m.headers or m.properties for m in chosen):
-            values = [m.value or b"" for m in chosen]
+        if isinstance(chosen, Plain) or not any(
+            m.key is not None or m.headers or m.properties for m in chosen
+        ):
+            values = contents(chosen)
             if max(map(len, values)) <= min(self._seen_size, marshal.body_max, self._size_limit):
                 await self._send(call, indices, marshal.plain(values, self._key), timeout)
                 return

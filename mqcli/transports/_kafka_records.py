@@ -43,7 +43,7 @@ class Columns(Struct, eq=False):
     """Messages by their parts; a part that no message has is None. Made once for a batch, so that
     all that follows works on whole lists."""
 
-    values: list[bytes | None]
+    values: Sequence[bytes | None]
     keys: list[bytes | None] | None
     headers: list[Any] | None
     stamps: list[int | None] | None
@@ -94,7 +94,7 @@ class Columns(Struct, eq=False):
 def columns(messages: Sequence[Message]) -> Columns:
     """Headers as they are in the messages: see :func:`wire_headers`."""
     if isinstance(messages, Plain):
-        return Columns([m.value for m in messages], None, None, None)
+        return Columns(messages.values, None, None, None)
     values: list[bytes | None] = []
     keys: list[bytes | None] = []
     headers: list[Any] = []

@@ -40,11 +40,14 @@ pack: Callable[..., bytes] = lambda *args: hiredis.pack_command(args)  # noqa: E
 """One command as RESP bytes; arguments are bytes, str (UTF-8) or int."""
 
 
-def pack_alike(command: Sequence[bytes | str | int], values: Sequence[bytes]) -> bytes:
+def pack_alike(
+    command: Sequence[bytes | str | int], values: Sequence[bytes], lengths: set[int]
+) -> bytes:
     """Commands that differ in their last argument only, one for each of ``values`` (at least
-    one): several times faster than packing each, and fastest where values are of one length."""
+    one), which have these ``lengths``: several times faster than packing each, and fastest where
+    there is one length."""
     head = pack(*command, b"")[: -len(b"$0\r\n\r\n")]
-    starts = {n: b"\r\n%b$%d\r\n" % (head, n) for n in set(map(len, values))}
+    starts = {n: b"\r\n%b$%d\r\n" % (head, n) for n in lengths}
     if len(starts) == 1:
         (between,) = starts.values()
         parts = list(values)

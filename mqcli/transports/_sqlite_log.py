@@ -134,7 +134,7 @@ class Batch:
         return len(self.sizes)
 
     def _plain(self, messages: Sequence[Message]) -> None:
-        values = [m.value for m in messages]
+        values = messages.values if isinstance(messages, Plain) else [m.value for m in messages]
         self._columns = [values]
         try:
             self.sizes = list(map(len, values))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import msgspec
 from hiredis import ReplyError
 
 from ..errors import MqcliError, Refused
-from ..message import Message, Received
+from ..message import Message, Received, contents
 from ..transport import Feed, Gap, Inspects, Outcome, Publishes, Span, Tails, Target, Traits
 from ._redis import RedisLink, RedisOptions, key_of, pack, pack_alike
 
@@ -75,19 +75,20 @@ class RedisChannel(Publishes, Tails, Inspects):
 
     async def publish(self, batch: Sequence[Message], timeout: float) -> Outcome:
         """``receivers`` are subscribers and matching patterns; on a cluster, those of one node."""
-        values = [message.value or b"" for message in batch]
-        longest = max(map(len, values), default=0)
-        limit = await self._link.max_bulk(longest)
+        values = contents(batch)
+        lengths = set(map(len, values))
+        limit = await self._link.max_bulk(max(lengths, default=0))
         refused: dict[int, MqcliError] = {}
-        if longest > limit:
+        if lengths and max(lengths) > limit:
             reason = f"it is longer than {limit} bytes, the server's proto-max-bulk-len"
             for i, value in enumerate(values):
                 if len(value) > limit:
                     refused[i] = Refused(reason, where=self.target.where)
             values = [value for i, value in enumerate(values) if i not in refused]
+            lengths = set(map(len, values))
         if not values:
             return Outcome(0, refused)
-        packed = pack_alike((b"PUBLISH", self._channel), values)
+        packed = pack_alike((b"PUBLISH", self._channel), values, lengths)
         got, cause = await self._link.exchange(packed, len(values), timeout)
         if cause is None and not refused:
             try:

@@ -10,7 +10,7 @@ from hiredis import ReplyError
 from msgspec import Meta, Struct
 
 from ..errors import MqcliError, NotFound, Refused, UsageError
-from ..message import Message, Plain
+from ..message import Message, Plain, contents
 from ..options import Duration
 from ..position import BEGINNING, END, Start
 from ..transport import (
@@ -132,14 +132,15 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
         """Positions are the ids. A refused message is certainly not in the stream."""
         if not batch:
             return Outcome(0)
-        values = [message.value or b"" for message in batch]
-        longest = max(map(len, values), default=0)
+        values = contents(batch)
+        lengths = set(map(len, values))
+        longest = max(lengths)
         limit = await self._link.max_bulk(longest)
         refused: dict[int, MqcliError] = {}
         if longest > limit or (not isinstance(batch, Plain) and self._special(batch)):
             packed = b"".join([self._packed(i, m, limit, refused) for i, m in enumerate(batch)])
         else:
-            packed = pack_alike((*self._start, b"*", self._value), values)
+            packed = pack_alike((*self._start, b"*", self._value), values, lengths)
         count = len(batch) - len(refused)
         if not count:
             return Outcome(0, refused)

@@ -380,3 +380,17 @@ def test_interrupting_an_agent_ends_it(cli: Cli, redis: Redis, fresh: str) -> No
     # Then it ends, and takes its inbox along
     assert done.code == 143
     assert all(b".mqcli-meet." not in key for key in redis.cli("KEYS", f"{fresh}*"))
+
+
+def test_keys_are_stored(cli: Cli, redis: Redis, fresh: str) -> None:
+    # Given a stream whose entries can carry keys
+    address = f"{redis.url}/stream:{fresh}"
+    # When it is measured with keys in sequence, and kept
+    cli("benchmark", address, "-O", "key_field=k", "--keys", "sequence:3", "--keep",
+        "-c", "30", "--rate", "1000", "--warmup", "0s", "-o", "json").ok()  # fmt: skip
+    # Then every entry has its key, but for the probes that show that somebody reads
+    (kept,) = redis.cli("KEYS", f"{fresh}*")
+    entries = cli("consume", f"{redis.url}/stream:{kept.decode()}", "-e", "-O", "key_field=k",
+                  "-o", "json").ok()  # fmt: skip
+    keys = [json.loads(line).get("key") for line in entries.out.splitlines()]
+    assert [key for key in keys if key is not None] == [f"key-{n % 3}" for n in range(30)]

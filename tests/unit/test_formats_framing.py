@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from mqcli.errors import InputError, UsageError
 from mqcli.formats import Decoder, make_decoder, make_encoder
 from mqcli.formats.framing import parse_delimiter
-from mqcli.message import Message, Received
+from mqcli.message import Message, Plain, Received
 
 
 def decode(decoder: Decoder, data: bytes, cuts: list[int] | None = None) -> list[Message]:
     """All messages of ``data``, fed in pieces that are cut at ``cuts``."""
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts or ())})
-    messages = []
+    messages: list[Message] = []
     for start, end in pairwise(edges):
         messages += decoder.feed(data[start:end])
-    return messages + decoder.finish()
+    return [*messages, *decoder.finish()]
 
 
 def values(messages: list[Message]) -> list[bytes | None]:
@@ -48,7 +48,21 @@ def test_lines_are_values_byte_for_byte(data: bytes, expected: list[bytes]) -> N
     # Then each is a value as it is, and all are counted
     assert found == [Message(value) for value in expected]
     assert decoder.position == len(expected)
-    assert decoder.plain
+
+
+def test_only_values_alone_are_a_plain_batch() -> None:
+    # Given a template that adds nothing, one that does, and keys in the lines
+    nothing, header = Message(None), Message(None, headers=(("h", "v"),))
+    # When lines are read with each
+    batch = make_decoder("lines", template=nothing).feed(b"a=1\nb=2\n")
+    headed = make_decoder("lines", template=header).feed(b"a=1\n")
+    keyed = make_decoder("lines", key_delimiter=b"=").feed(b"a=1\n")
+    # Then the first is plain, and a sequence of messages like any other
+    assert isinstance(batch, Plain)
+    assert batch == [Message(b"a=1"), Message(b"b=2")]
+    assert (batch[1], batch[:1], len(batch)) == (Message(b"b=2"), [Message(b"a=1")], 2)
+    assert not isinstance(headed, Plain)
+    assert not isinstance(keyed, Plain)
 
 
 def test_nul_leaves_newlines_in_the_values() -> None:
@@ -152,9 +166,6 @@ def test_a_template_gives_what_a_line_has_not() -> None:
     assert plain == Message(b"v", b"k", (("h", "v"),), {"priority": 3}, 5)
     assert keyed == Message(b"v", b"own", (("h", "v"),), {"priority": 3}, 5)
     assert whole.key == b"k"
-    assert not make_decoder("lines", template=template).plain
-    assert not make_decoder("lines", key_delimiter=b"=").plain
-    assert make_decoder("lines", template=Message(None)).plain
 
 
 def test_a_long_line_in_small_pieces_costs_linear_time() -> None:

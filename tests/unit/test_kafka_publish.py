@@ -250,7 +250,7 @@ def test_a_killed_broker_that_comes_back_loses_and_doubles_nothing(
     async def test() -> Any:
         async with client(address, Limits(confirm_timeout=60)).publisher() as publisher:
             for start in range(0, total, size):
-                await publisher.submit(numbered(size, start), plain=True)
+                await publisher.submit(numbered(size, start))
                 if start == total // 2:
                     # When the broker is killed and started again
                     await asyncio.to_thread(server.kill)
@@ -274,7 +274,7 @@ def test_a_killed_leader_is_replaced_in_mid_publish(started: Started, fresh: str
     async def test() -> Any:
         async with client(address, Limits(confirm_timeout=60)).publisher() as publisher:
             for start in range(0, total, size):
-                await publisher.submit(numbered(size, start), plain=True)
+                await publisher.submit(numbered(size, start))
                 if start == total // 2:
                     # When the leader is killed
                     leader = await asyncio.to_thread(cluster.leader, fresh)

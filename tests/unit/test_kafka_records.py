@@ -87,7 +87,7 @@ def test_messages_come_back_as_they_were(messages: list[Message], codec: str, ba
 @given(st.lists(st.binary(max_size=400), min_size=1, max_size=60), st.integers(200, 2000))
 def test_batches_keep_to_the_limit(values: list[bytes], limit: int) -> None:
     # Given values of uneven sizes, when built
-    messages = Plain(Message(value) for value in values)
+    messages = Plain(values)
     chunks = build(0, range(len(values)), columns(messages), Packing(limit), 0)
     # Then every batch fits, unless one message alone is larger, and nothing is lost or moved
     for chunk in chunks:
