@@ -10,12 +10,14 @@ them then cost the garbage collector nothing.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
 import msgspec
 
 __all__ = [
+    "Arrivals",
     "Header",
     "HeaderValue",
     "Headers",
@@ -107,11 +109,6 @@ class Plain(Sequence[Message]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def contents(batch: Sequence[Message]) -> list[bytes]:
-    """The values of a batch, fast where it is :class:`Plain`; a tombstone's is empty."""
-    return batch.values if isinstance(batch, Plain) else [m.value or b"" for m in batch]
-
-
 class Received(Message, gc=False):
     """A message as it came from a broker, and where it came from.
 
@@ -126,3 +123,48 @@ class Received(Message, gc=False):
     redelivered: bool = False
     extra: dict[str, Any] | None = None
     token: Any = None
+
+
+class Arrivals(Sequence[Received]):
+    """Received messages of which the values are at hand. The rest is made when somebody asks for
+    messages, each time anew: who wants values alone (:func:`contents`) does not pay for it."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: list[bytes | None]) -> None:
+        self.values = values
+
+    @abstractmethod
+    def made(self) -> list[Received]:
+        """All of them, whole."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> Arrivals:
+        """Those from ``start`` to before ``stop``, which lie within."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Received]:
+        return iter(self.made())
+
+    @overload
+    def __getitem__(self, index: int) -> Received: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Received]: ...
+    def __getitem__(self, index: int | slice) -> Received | Sequence[Received]:
+        if isinstance(index, int):
+            at = range(len(self))[index]
+            return self.part(at, at + 1).made()[0]
+        start, stop, step = index.indices(len(self))
+        return self.part(start, max(start, stop)) if step == 1 else self.made()[index]
+
+
+def contents(batch: Sequence[Message]) -> list[bytes]:
+    """The values of a batch; a tombstone's is empty."""
+    if isinstance(batch, Plain):
+        return batch.values
+    if isinstance(batch, Arrivals):
+        values = batch.values
+        return [v or b"" for v in values] if None in values else values  # type: ignore[return-value]
+    return [m.value or b"" for m in batch]

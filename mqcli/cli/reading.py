@@ -95,7 +95,9 @@ class _Shown(Encoder):
     def encode(self, messages: Sequence[Received]) -> list[bytes]:
         from ..formats.escaping import escape
 
-        return [escape(c, keep_newlines=True).encode() for c in self._inner.encode(messages)]
+        end = self._inner.ending
+        chunks = self._inner.encode(messages)
+        return [escape(chunk + end, keep_newlines=True).encode() for chunk in chunks]
 
 
 def _encoder(env: Env, flags: ReadingFlags) -> tuple[Encoder, bool]:

@@ -58,7 +58,10 @@ class Decoder(ABC):
 class Encoder(ABC):
     """Makes messages into bytes for one output."""
 
+    ending: bytes = b""
+    """To be written behind each chunk."""
+
     @abstractmethod
     def encode(self, messages: Sequence[Received]) -> list[bytes]:
-        """Exactly one chunk for each message, in order, complete with what ends it: written one
-        after another they are the output. Content never makes it fail."""
+        """Exactly one chunk for each message, in order: written one after another, each with
+        ``ending`` behind it, they are the output. Content never makes it fail."""

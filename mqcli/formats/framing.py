@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ..errors import InputError, UsageError
-from ..message import Message, Plain, Received
+from ..message import Message, Plain, Received, contents
 from .base import Decoder, Encoder
 
 __all__ = ["Delimited", "Splitter", "ValueEncoder", "Whole", "parse_delimiter"]
@@ -175,8 +175,7 @@ class ValueEncoder(Encoder):
     """The value and a delimiter; a tombstone is written like an empty value."""
 
     def __init__(self, delimiter: bytes) -> None:
-        self._delimiter = delimiter
+        self.ending = delimiter
 
     def encode(self, messages: Sequence[Received]) -> list[bytes]:
-        delimiter = self._delimiter
-        return [(message.value or b"") + delimiter for message in messages]
+        return contents(messages)

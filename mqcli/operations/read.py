@@ -26,8 +26,10 @@ MAX_BYTES = 1 << 20
 class Encoder(Protocol):
     """What ``mqcli.formats`` makes of messages."""
 
+    ending: bytes
+
     def encode(self, messages: Sequence[Received]) -> list[bytes]:
-        """One chunk for each."""
+        """One chunk for each, to be followed by ``ending``."""
 
 
 class Listener(Protocol):
@@ -180,7 +182,7 @@ async def _deliver(
     stop: Stop,
     report: ReadReport,
 ) -> bool:
-    written = await sink.write(encoder.encode(messages), stop)
+    written = await sink.write(encoder.encode(messages), stop, encoder.ending)
     report.delivered += written
     if written:
         try:

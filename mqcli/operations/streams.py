@@ -119,8 +119,8 @@ class ByteSink:
             self.closed = any(event & select.POLLERR for _, event in poller.poll(0))
         return self.closed
 
-    async def write(self, chunks: Sequence[bytes], stop: Stop) -> int:
-        """Write all; how many chunks went out whole.
+    async def write(self, chunks: Sequence[bytes], stop: Stop, ending: bytes = b"") -> int:
+        """Write all, each with ``ending`` behind it; how many went out whole.
 
         Less than all when the output broke (``error`` or ``closed`` says so), or when it stood
         still for the grace of ``stop`` after that was asked for; the sink cannot be used then.
@@ -131,7 +131,7 @@ class ByteSink:
         if self._loop is None:
             self._loop = loop
             threading.Thread(target=self._work, name="mqcli-output", daemon=True).start()
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = chunks[0] + ending if len(chunks) == 1 else ending.join([*chunks, b""])
         done = loop.create_future()
         self._offset = 0
         self._jobs.put((data, done))
@@ -139,7 +139,8 @@ class ByteSink:
             self.error = OutputError("standard output stood still", where=self._name)
         if self._offset == len(data) and self.error is None:
             return len(chunks)
-        return bisect_right(list(accumulate(map(len, chunks))), self._offset)
+        ends = accumulate(len(chunk) + len(ending) for chunk in chunks)
+        return bisect_right(list(ends), self._offset)
 
     async def _finished(self, done: asyncio.Future[None], stop: Stop) -> bool:
         if not stop.requested.is_set():

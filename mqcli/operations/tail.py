@@ -133,7 +133,7 @@ async def _merge(
             messages, written = item
             if wanted.count is not None:
                 messages = messages[: wanted.count - report.delivered]
-            report.delivered += await sink.write(encoder.encode(messages), stop)
+            report.delivered += await sink.write(encoder.encode(messages), stop, encoder.ending)
             last = time.monotonic()
             written.set()
             done = report.delivered == wanted.count

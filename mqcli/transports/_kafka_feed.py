@@ -6,6 +6,8 @@ import asyncio
 import heapq
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 from msgspec import Struct
 
@@ -15,9 +17,9 @@ from ..transport import Feed, Gap
 from ._kafka import Cluster
 from ._kafka_fetcher import Fetcher, Slot
 from ._kafka_offsets import EARLIEST, LATEST, offsets, removed
-from ._kafka_reading import RawBatch, Unreadable, reading
+from ._kafka_reading import RawBatch, Records, Run, Unreadable, reading
 
-__all__ = ["LOOK_AGAIN", "FetchFeed", "Reading", "offset_of"]
+__all__ = ["LOOK_AGAIN", "FetchFeed", "Reading"]
 
 LOOK_AGAIN = 5.0
 """Seconds after which there may be new partitions, or topics that match."""
@@ -37,10 +39,10 @@ class _Open(Struct, eq=False):
     ``behind`` is the offset behind it."""
 
     slot: Slot
-    lists: Iterator[list[Received]]
+    runs: Iterator[Run]
     behind: int
     cost: int
-    piece: list[Received] = []
+    run: Run | None = None
 
 
 class FetchFeed(Feed):
@@ -58,7 +60,8 @@ class FetchFeed(Feed):
         self.holding = False
         """Nothing is handed out now."""
         self._current: _Open | None = None
-        self._heads: dict[int, list[Received]] = {}
+        self._heads: dict[int, list[tuple[Run, Any]]] = {}
+        """Decoded records of each slot, the next one last."""
         self._latest: dict[int, int] = {}
 
     # -- for the kinds of feeds
@@ -87,10 +90,11 @@ class FetchFeed(Feed):
                 return ()
             self.fetcher.arrived.clear()
             await self._mend()
-            out: list[Received] = []
+            runs: list[Run] = []
             if not self.holding:
-                out = self._ordered(room) if self.how.ordered else self._arrived(room, max_bytes)
-            if out:
+                runs = self._ordered(room) if self.how.ordered else self._arrived(room, max_bytes)
+            if runs:
+                out = Records(runs)
                 if self.left is not None:
                     self.left -= len(out)
                 self.ended = self.finished()
@@ -128,38 +132,39 @@ class FetchFeed(Feed):
 
     # -- taking
 
-    def _arrived(self, room: int, max_bytes: int) -> list[Received]:
-        out: list[Received] = []
+    def _arrived(self, room: int, max_bytes: int) -> list[Run]:
+        out: list[Run] = []
         counted: _Open | None = None
         size = 0
-        while room > 0 and self._next_piece():
+        while room > 0 and self._next_run():
             now = self._current
-            assert now is not None
-            piece = now.piece
+            assert now is not None and now.run is not None
+            run = now.run
+            count = len(run.records)
             if now.cost > max_bytes:  # more than is asked for: look at each message
-                take = _fitting(piece, room, max_bytes - size, first=not out)
-                size += sum([len(m.value or b"") for m in piece[:take]])
+                take = _fitting(run.records, room, max_bytes - size, first=not out)
+                size += sum([len(r.value or b"") for r in run.records[:take]])
                 if take == 0:
                     break
             elif now is counted or not out or size + now.cost <= max_bytes:
                 if now is not counted:
                     counted, size = now, size + now.cost
-                take = min(len(piece), room)
+                take = min(count, room)
             else:
                 break
-            if take == len(piece):
-                now.piece = []
+            if take == count:
+                now.run = None
             else:
-                piece, now.piece = piece[:take], piece[take:]
-            out += piece
+                run, now.run = run.cut(0, take), run.cut(take, count)
+            out.append(run)
             room -= take
-            now.slot.position = offset_of(piece[-1]) + 1
+            now.slot.position = run.last + 1
             self.handed(now.slot, take)
-            if not now.piece and not self._pull(now):
+            if now.run is None and not self._pull(now):
                 self._current = None
         return out
 
-    def _reading(self, slot: Slot, item: RawBatch) -> Iterator[list[Received]]:
+    def _reading(self, slot: Slot, item: RawBatch) -> Iterator[Run]:
         return reading(
             item, slot.partition, slot.source, slot.position, check=self.how.check, token=slot
         )
@@ -169,21 +174,18 @@ class FetchFeed(Feed):
         holes), when there are none."""
         slot = now.slot
         try:
-            piece = next(now.lists, None) or []
+            run = next(now.runs, None)
         except Unreadable as exc:
             slot.bad, slot.bad_before = exc, now.behind
             return False
-        if piece and slot.stop is not None and offset_of(piece[-1]) >= slot.stop:
-            stop = slot.stop
-            piece = [m for m in piece if offset_of(m) < stop]
-        now.piece = piece
-        if not piece:
+        now.run = _before(run, slot.stop) if run is not None else None
+        if now.run is None:
             slot.position = max(slot.position, now.behind)
-        return bool(piece)
+        return now.run is not None
 
-    def _next_piece(self) -> bool:
-        """See that there are decoded messages, of whatever arrived first."""
-        while self._current is None or not self._current.piece:
+    def _next_run(self) -> bool:
+        """See that there are decoded records, of whatever arrived first."""
+        while self._current is None or self._current.run is None:
             if not self.fetcher.order:
                 return False
             slot = self.fetcher.order.popleft()
@@ -203,10 +205,10 @@ class FetchFeed(Feed):
             self._current = now if self._pull(now) else None
         return True
 
-    def _ordered(self, room: int) -> list[Received]:
+    def _ordered(self, room: int) -> list[Run]:
         """By timestamp over the partitions, as far as all that have more are known; within a
         partition always by offset."""
-        out: list[Received] = []
+        out: list[tuple[Run, Any]] = []
         heap: list[tuple[int, int, Slot]] = []
         heads, latest = self._heads, self._latest
         slots = list(self.fetcher.slots.values())
@@ -214,29 +216,32 @@ class FetchFeed(Feed):
             if not self._fill(slot):
                 if slot.caught_up or slot.done:
                     continue
-                return out
-            stamp = max(heads[id(slot)][-1].timestamp or 0, latest.get(id(slot), 0))
+                return []
+            stamp = max(_stamp(heads[id(slot)][-1]), latest.get(id(slot), 0))
             heap.append((stamp, number, slot))
         heapq.heapify(heap)
         while heap and len(out) < room:
             stamp, number, slot = heap[0]
             head = heads[id(slot)]
-            message = head.pop()
-            out.append(message)
-            slot.position = offset_of(message) + 1
+            out.append(head.pop())
+            slot.position = out[-1][1].offset + 1
             latest[id(slot)] = stamp
             self.handed(slot, 1)
             if self._fill(slot):
-                stamp = max(head[-1].timestamp or 0, stamp) if head else 0
+                stamp = max(_stamp(head[-1]), stamp) if head else 0
                 heapq.heapreplace(heap, (stamp, number, slot))
             elif slot.caught_up or slot.done:
                 heapq.heappop(heap)
             else:
                 break
-        return out
+        parts = groupby(out, key=lambda pair: id(pair[0]))
+        return [
+            pairs[0][0].holding([record for _, record in pairs])
+            for pairs in (list(part) for _, part in parts)
+        ]
 
     def _fill(self, slot: Slot) -> bool:
-        """See that the next messages of the slot are decoded, the next one last."""
+        """See that the next records of the slot are decoded."""
         heads = self._heads
         while not heads.get(id(slot)):
             if slot.bad is not None or not slot.found:
@@ -245,16 +250,14 @@ class FetchFeed(Feed):
             if isinstance(item, int):
                 slot.position = max(slot.position, item)
                 continue
-            made: list[Received] = []
+            made: list[tuple[Run, Any]] = []
             try:
-                for piece in self._reading(slot, item):
-                    made += piece
+                for whole in self._reading(slot, item):
+                    if (run := _before(whole, slot.stop)) is not None:
+                        made += [(run, record) for record in run.records]
             except Unreadable as exc:
                 slot.bad, slot.bad_before = exc, item.next_offset
                 return False
-            if slot.stop is not None:
-                stop = slot.stop
-                made = [m for m in made if offset_of(m) < stop]
             if not made:
                 slot.position = max(slot.position, item.next_offset)
             heads[id(slot)] = made[::-1]
@@ -326,10 +329,23 @@ def offset_of(message: Received) -> int:
     return int(message.position.rpartition(":")[2])
 
 
-def _fitting(piece: list[Received], room: int, max_bytes: int, *, first: bool) -> int:
+def _stamp(head: tuple[Run, Any]) -> int:
+    run, record = head
+    return record.timestamp or 0 if run.stamped else 0
+
+
+def _before(run: Run, stop: int | None) -> Run | None:
+    """What of a run lies before offset ``stop``."""
+    if stop is None or run.last < stop:
+        return run
+    records = [record for record in run.records if record.offset < stop]
+    return run.holding(records) if records else None
+
+
+def _fitting(records: list[Any], room: int, max_bytes: int, *, first: bool) -> int:
     take, size = 0, 0
-    for message in piece[:room]:
-        size += len(message.value or b"")
+    for record in records[:room]:
+        size += len(record.value or b"")
         if size > max_bytes and not (first and take == 0):
             break
         take += 1

@@ -32,10 +32,11 @@ from ..position import BEGINNING, Start
 from ..transport import Gap, Span
 from . import _kafka_errors as errors
 from ._kafka import Cluster, leaders
-from ._kafka_feed import FetchFeed, Reading, offset_of
+from ._kafka_feed import FetchFeed, Reading
 from ._kafka_fetcher import Slot
 from ._kafka_log import last_or_stop_places, last_places
 from ._kafka_offsets import Places, spelled, start_places
+from ._kafka_reading import offsets_by_token
 
 __all__ = ["GroupFeed", "committed_places"]
 
@@ -158,24 +159,19 @@ class GroupFeed(FetchFeed):
     async def ack(self, messages: Sequence[Received]) -> int:
         if not messages:
             return 0
-        first = {message.token: message for message in reversed(messages)}
-        last = {message.token: message for message in messages}
-        ours = len(messages)
-        if any(not self._is_next(slot, message) for slot, message in first.items()):
-            ours = sum(self._is_next(message.token, message) for message in messages)
-        for slot, message in last.items():
-            if self._is_next(slot, message):
-                self._acked[slot] = offset_of(message) + 1
+        ours = 0
+        for slot, offsets in offsets_by_token(messages):
+            done = self._acked.get(slot, 0)
+            if not self._mine(slot) or offsets[-1] < done:
+                continue
+            ours += len(offsets) if offsets[0] >= done else sum(at >= done for at in offsets)
+            self._acked[slot] = offsets[-1] + 1
         if self._settled():
             self._all_settled.set()
         self._commit_soon()
         if (self.ended or self.left == 0) and self._settled():
             await self._commit_surely()
         return ours
-
-    def _is_next(self, slot: Slot, message: Received) -> bool:
-        """Whether it is still ours to acknowledge."""
-        return self._mine(slot) and offset_of(message) >= self._acked.get(slot, 0)
 
     def _settled(self) -> bool:
         return all(self._acked.get(slot, 0) >= at for slot, at in self._handed.items())

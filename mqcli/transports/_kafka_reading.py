@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -13,18 +13,17 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 from msgspec import Struct
 
-from ..message import Headers, HeaderValue, Received, Tagged
+from ..message import Arrivals, Headers, HeaderValue, Received, Tagged
 from ._kafka_records import CODECS
 
-__all__ = ["RawBatch", "Unreadable", "reading", "split"]
+__all__ = ["RawBatch", "Records", "Run", "Unreadable", "offsets_by_token", "reading", "split"]
 
 _FRAME = struct.Struct(">qiibIhiqqqhii")
 _FRAME_SIZE = 61
 _FIXED = 12
 _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL, _CODEC_MASK = 0x08, 0x10, 0x20, 0x07
 _NO_HEADERS: Headers = ()
-_BLOCK = 1000
-_SPACED_TAILS = ["", *(f"{n:03d} " for n in range(_BLOCK))]
+_BLOCK = 2000
 
 
 class Unreadable(Exception):
@@ -110,78 +109,101 @@ def decoder(batch: RawBatch, *, check: bool) -> Iterator[Any]:
         raise Unreadable(str(exc) or type(exc).__name__) from exc
 
 
+class Run(Struct, eq=False):
+    """Consecutive records of one partition, as aiokafka's objects."""
+
+    records: list[Any]
+    partition: int
+    source: str
+    stamped: bool = True
+    token: Any = None
+
+    @property
+    def last(self) -> int:
+        """The offset of the last one."""
+        return int(self.records[-1].offset)
+
+    def cut(self, start: int, stop: int) -> Run:
+        """Those from place ``start`` to before ``stop``."""
+        return self.holding(self.records[start:stop])
+
+    def holding(self, records: list[Any]) -> Run:
+        """The same with other records."""
+        return Run(records, self.partition, self.source, self.stamped, self.token)
+
+    def received(self) -> list[Received]:
+        """As messages."""
+        partition, source, stamped, token = self.partition, self.source, self.stamped, self.token
+        return [
+            Received(
+                r.value, r.key, _headers(h) if (h := r.headers) else _NO_HEADERS, None,
+                r.timestamp if stamped else None, False, source, f"{partition}:{r.offset}", False,
+                None, token,
+            )
+            for r in self.records
+        ]  # fmt: skip
+
+
+class Records(Arrivals):
+    """What a feed hands out: runs, one behind the other."""
+
+    __slots__ = ("runs",)
+
+    def __init__(self, runs: list[Run], values: list[bytes | None] | None = None) -> None:
+        super().__init__(
+            [r.value for run in runs for r in run.records] if values is None else values
+        )
+        self.runs = runs
+
+    def made(self) -> list[Received]:
+        return [message for run in self.runs for message in run.received()]
+
+    def part(self, start: int, stop: int) -> Records:
+        runs: list[Run] = []
+        at = 0
+        for run in self.runs:
+            low, high = max(start - at, 0), min(stop - at, len(run.records))
+            if low < high:
+                runs.append(run.cut(low, high))
+            at += len(run.records)
+        return Records(runs, self.values[start:stop])
+
+
 def reading(
     batch: RawBatch, partition: int, source: str, first: int, *, check: bool, token: Any = None
-) -> Iterator[list[Received]]:
-    """Its messages from offset ``first`` on, by lists of at most ``_BLOCK``. Raises Unreadable."""
+) -> Iterator[Run]:
+    """Its records from offset ``first`` on, at most ``_BLOCK`` at a time. Raises Unreadable."""
+
+    def run(records: list[Any]) -> Run:
+        return Run(records, partition, source, batch.stamped, token)
+
     try:
         records = decoder(batch, check=check)
-        # Without holes the offsets are known, and their texts are made many at a time.
-        dense = batch.magic == 2 and batch.count == batch.next_offset - batch.base
-        offset = batch.base
-        if dense and first > offset:
-            for _ in islice(records, first - offset):
-                pass
-            offset = first
-        while True:
-            room = _BLOCK - offset % _BLOCK if dense else _BLOCK
-            if dense:
-                made = _dense(records, partition, source, token, offset, room)
-            else:
-                made = _sparse(records, partition, source, token, room)
-            if not made:
-                return
-            offset += len(made)
-            if not batch.stamped:
-                for message in made:
-                    message.timestamp = None
-            if not dense:
-                if first > batch.base:
-                    made = [m for m in made if int(m.position.partition(":")[2]) >= first]
-                if not made:
-                    continue
-            yield made
+        while some := list(islice(records, _BLOCK)):
+            last = some[-1].offset
+            if some[0].offset < first:
+                some = [record for record in some if record.offset >= first]
+            if some:
+                first = last + 1
+                yield run(some)
     except Unreadable:
         raise
     except UnicodeDecodeError:
-        yield [m for m in _by_hand(batch, partition, source, token) if _offset(m) >= first]
+        if left := [record for record in _by_hand(batch) if record.offset >= first]:
+            yield run(left)
     except Exception as exc:
         raise Unreadable(str(exc) or type(exc).__name__) from exc
 
 
-def _offset(message: Received) -> int:
-    return int(message.position.partition(":")[2])
-
-
-def _dense(
-    records: Iterator[Any], partition: int, source: str, token: Any, offset: int, room: int
-) -> list[Received]:
-    low = offset % _BLOCK
-    tails = _SPACED_TAILS if room == _BLOCK else ["", *_SPACED_TAILS[low + 1 :]]
-    block = offset // _BLOCK
-    if block:
-        positions = f"{partition}:{block}".join(tails).split(" ")
-    else:
-        positions = [f"{partition}:{n}" for n in range(offset, _BLOCK)]
-    return [
-        Received(
-            r.value, r.key, _headers(h) if (h := r.headers) else _NO_HEADERS, None, r.timestamp,
-            False, source, position, False, None, token,
-        )
-        for position, r in zip(positions[:room], records, strict=False)
-    ]  # fmt: skip
-
-
-def _sparse(
-    records: Iterator[Any], partition: int, source: str, token: Any, room: int
-) -> list[Received]:
-    return [
-        Received(
-            r.value, r.key, _headers(h) if (h := r.headers) else _NO_HEADERS, None, r.timestamp,
-            False, source, f"{partition}:{r.offset}", False, None, token,
-        )
-        for r in islice(records, room)
-    ]  # fmt: skip
+def offsets_by_token(messages: Sequence[Received]) -> Iterable[tuple[Any, list[int]]]:
+    """The offsets, in order, of messages that a feed has handed out."""
+    if isinstance(messages, Records):
+        return [(run.token, [r.offset for r in run.records]) for run in messages.runs]
+    found: dict[Any, list[int]] = {}
+    for message in messages:
+        offset = int(message.position.rpartition(":")[2])
+        found.setdefault(message.token, []).append(offset)
+    return found.items()
 
 
 def text_or_bytes(data: bytes) -> str | bytes:
@@ -195,19 +217,30 @@ def header_value(data: bytes | None) -> HeaderValue:
     return Tagged("null", None) if data is None else text_or_bytes(data)
 
 
-def _headers(pairs: Sequence[tuple[str, bytes | None]]) -> Headers:
+def _headers(pairs: Sequence[tuple[str | bytes, bytes | None]]) -> Headers:
     return tuple([(name, header_value(value)) for name, value in pairs])
 
 
-def _by_hand(batch: RawBatch, partition: int, source: str, token: Any = None) -> list[Received]:
-    """As :func:`reading`, where aiokafka gives up: header names that are not UTF-8."""
+class _Record(Struct):
+    """As aiokafka's, but for the names of the headers."""
+
+    value: bytes | None
+    key: bytes | None
+    headers: list[tuple[str | bytes, bytes | None]]
+    timestamp: int
+    offset: int
+
+
+def _by_hand(batch: RawBatch) -> list[_Record]:
+    """All records where aiokafka gives up: header names that are not UTF-8."""
     data = bytes(batch.data)
     first_stamp, max_stamp = struct.unpack_from(">qq", data, 27)
     body = data[_FRAME_SIZE:]
     codec = batch.attributes & _CODEC_MASK
     if codec:
         body = decompress(body, codec)
-    at, made = 0, []
+    at = 0
+    made: list[_Record] = []
 
     def number() -> int:
         nonlocal at
@@ -236,15 +269,8 @@ def _by_hand(batch: RawBatch, partition: int, source: str, token: Any = None) ->
             stamp = max_stamp
         offset = batch.base + number()
         key, value = piece(), piece()
-        headers = tuple(
-            (text_or_bytes(piece() or b""), header_value(piece())) for _ in range(number())
-        )
-        position = f"{partition}:{offset}"
-        made.append(
-            Received(
-                value, key, headers, None, stamp if batch.stamped else None, False, source, position
-            )
-        )
+        headers = [(text_or_bytes(piece() or b""), piece()) for _ in range(number())]
+        made.append(_Record(value, key, headers, stamp, offset))
     return made
 
 

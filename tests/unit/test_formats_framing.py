@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqcli.errors import InputError, UsageError
-from mqcli.formats import Decoder, make_decoder, make_encoder
+from mqcli.formats import Decoder, Encoder, make_decoder, make_encoder
 from mqcli.formats.framing import parse_delimiter
 from mqcli.message import Message, Plain, Received
 
@@ -22,6 +22,11 @@ def decode(decoder: Decoder, data: bytes, cuts: list[int] | None = None) -> list
     for start, end in pairwise(edges):
         messages += decoder.feed(data[start:end])
     return [*messages, *decoder.finish()]
+
+
+def output(encoder: Encoder, messages: list[Received]) -> bytes:
+    """What is to be written of these messages."""
+    return b"".join(chunk + encoder.ending for chunk in encoder.encode(messages))
 
 
 def values(messages: list[Message]) -> list[bytes | None]:
@@ -108,7 +113,7 @@ def test_single_bytes_give_what_the_whole_gives(data: bytes, delimiter: bytes) -
 
 @given(st.lists(st.binary(max_size=30).map(lambda v: v.replace(b"\n", b""))))
 def test_value_output_read_as_lines_is_the_same(contents: list[bytes]) -> None:
-    written = b"".join(make_encoder("value").encode([Received(value) for value in contents]))
+    written = output(make_encoder("value"), [Received(value) for value in contents])
     assert values(decode(make_decoder("lines"), written)) == contents
 
 
@@ -225,6 +230,6 @@ def test_value_and_raw_write_the_bytes_alone() -> None:
     # Given every kind of value
     messages = [Received(b"a\n\xff\0"), Received(b""), Received(None), Received(b"\x1b[2J", b"key")]
     # Then value ends each, raw adds nothing, and a tombstone is written as nothing
-    assert make_encoder("value").encode(messages) == [b"a\n\xff\0\n", b"\n", b"\n", b"\x1b[2J\n"]
-    assert make_encoder("value", delimiter=b"\0").encode(messages)[1] == b"\0"
-    assert make_encoder("raw").encode(messages) == [b"a\n\xff\0", b"", b"", b"\x1b[2J"]
+    assert output(make_encoder("value"), messages) == b"a\n\xff\0\n\n\n\x1b[2J\n"
+    assert output(make_encoder("value", delimiter=b"\0"), messages[1:3]) == b"\0\0"
+    assert output(make_encoder("raw"), messages) == b"a\n\xff\0\x1b[2J"

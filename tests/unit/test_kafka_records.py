@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqcli.message import Message, Plain, Received, Tagged
+from mqcli.message import Message, Plain, Received, Tagged, contents
 from mqcli.transports import _kafka
-from mqcli.transports._kafka_reading import Unreadable, reading, split
+from mqcli.transports._kafka_reading import (
+    Records,
+    Unreadable,
+    offsets_by_token,
+    reading,
+    split,
+)
 from mqcli.transports._kafka_records import (
     CODECS,
     Chunk,
@@ -39,8 +45,8 @@ def decoded(data: bytes, first: int = 0) -> list[Received]:
     return [
         message
         for batch in split(memoryview(data))
-        for piece in reading(batch, 3, "source", first, check=True)
-        for message in piece
+        for run in reading(batch, 3, "source", first, check=True)
+        for message in run.received()
     ]
 
 
@@ -132,6 +138,41 @@ def test_header_names_that_are_not_text_can_be_read() -> None:
     assert first.headers == ((b"n\xe4me", "1"),)
     assert (first.value, first.key, first.position) == (b"v", b"k", "3:0")
     assert (second.value, second.position) == (None, "3:1")
+
+
+def test_such_a_name_deep_in_a_batch_repeats_nothing() -> None:
+    # Given a batch of which only the last record has such a name
+    many = [Message(str(n).encode()) for n in range(4500)]
+    (data,) = encoded([*many, Message(b"last", None, (("nXme", "1"),))])
+    broken = bytearray(data.replace(b"nXme", b"n\xe4me"))
+    from aiokafka.record.util import calc_crc32c
+
+    struct.pack_into(">I", broken, 17, calc_crc32c(memoryview(broken)[21:]))
+    # When read from a place within, then each message comes once
+    got = decoded(bytes(broken), 100)
+    assert [m.position for m in got] == [f"3:{n}" for n in range(100, 4501)]
+    assert got[-1].headers == ((b"n\xe4me", "1"),)
+
+
+def test_parts_of_what_arrived() -> None:
+    # Given messages of several batches as a feed hands them out
+    runs = []
+    for data in encoded([Message(str(n).encode(), b"k") for n in range(7)], Packing(90)):
+        (batch,) = split(memoryview(data))
+        runs += list(reading(batch, 3, "source", 0, check=True, token=len(runs)))
+    assert len(runs) > 2
+    whole = Records(runs)
+    every = whole.made()
+    # When parts are taken, then they are what the list of messages would give
+    for start in range(8):
+        for stop in range(8):
+            assert list(whole[start:stop]) == every[start:stop]
+            assert contents(whole[start:stop]) == [m.value for m in every[start:stop]]
+    assert [whole[n] for n in (0, 3, -1)] == [every[0], every[3], every[-1]]
+    assert list(whole[::2]) == every[::2]
+    # And their places are the same, however they are held
+    for part in (whole[1:6], whole[:]):
+        assert list(offsets_by_token(part)) == list(offsets_by_token(list(part)))
 
 
 @pytest.mark.parametrize("place", [70, 25, 100])
