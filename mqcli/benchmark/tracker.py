@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from ..message import Received
+from ..message import Received, contents
 from .histogram import Histogram
 from .sequences import Sequences
 from .stamps import CONTROL, RESIDUE, SIZE, STAMP, is_sound, prefix_of, repaired, resembles
@@ -73,11 +73,11 @@ class Tracker:
     def take(self, messages: Sequence[Received], now: int) -> int:
         """Check a batch that arrived at ``now`` (ns, the run's clock): the bytes of its values."""
         try:
-            values: list[bytes] = [m.value for m in messages]  # type: ignore[misc]
+            values = contents(messages)
             if set(map(zlib.crc32, values)) != {RESIDUE}:
                 return self._take_each(messages, now)
             stamps = list(STAMP.iter_unpack(b"".join([value[-SIZE:] for value in values])))
-        except (TypeError, ValueError):  # a tombstone or a value shorter than a stamp among them
+        except (TypeError, ValueError):  # one shorter than a stamp among them
             return self._take_each(messages, now)
         prefixes, producers, intended, sequences, _ = zip(*stamps, strict=True)
         if set(prefixes) != {self._prefix} or CONTROL in producers:
