@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench completions clean
+.PHONY: help demo test lint format bench comparison completions clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -33,9 +33,13 @@ format: $(VENV)/.tests ## Let ruff repair and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed ## Measure mqcli beside the peer tools
+bench: $(VENV)/.tests ## Measure mqcli beside the peer tools
 	@tests/brokers/install.sh
 	$(BIN)/python benchmarks/peers.py
+
+comparison: $(VENV)/.tests ## Measure all brokers side by side, and write that into README.md
+	@tests/brokers/install.sh $(BIN)/python
+	$(BIN)/python benchmarks/comparison.py
 
 completions: $(VENV)/.installed ## Write completions/ anew from the program
 	$(BIN)/python completions/generate.py

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from ..benchmark.gate import Spread, compared, spread
 from ..benchmark.result import Latency, Report
 from ..formats.escaping import escape
 
-__all__ = ["comparison", "rate", "repeated", "report"]
+__all__ = ["Side", "broker", "by_durability", "comparison", "ms", "rate", "repeated", "report"]
+
+Side: TypeAlias = tuple[str, Sequence[Report]]
+"""A name, and its runs."""
 
 _NAMES = ("p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99")
 _COMPARED = (
@@ -24,7 +28,14 @@ def rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
 
 
-def _ms(value: float | None) -> str:
+def broker(run: Report) -> str:
+    """Its name and version, as far as it tells them."""
+    told = (run.broker.get(name) for name in ("server", "product", "broker", "version"))
+    return " ".join(str(word) for word in told if word)
+
+
+def ms(value: float | None) -> str:
+    """Three digits, as the histograms hold; - for None."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
@@ -45,9 +56,9 @@ def report(run: Report) -> str:
     settings = ", ".join(
         f"{name.replace('_', ' ')} {value}" for name, value in run.settings.items()
     )
-    broker = " ".join(str(run.broker[name]) for name in ("server", "version") if name in run.broker)
+    on = broker(run)
     lines = [
-        f"{run.address}" + (f" on {broker}" if broker else ""),
+        f"{run.address}" + (f" on {on}" if on else ""),
         f"{_model(run)}; {settings}" if settings else _model(run),
         f"confirmed means: {run.durability.words}",
         "",
@@ -59,7 +70,7 @@ def report(run: Report) -> str:
     ]
     for machine in run.machines:
         ring = machine.lag_p99_ms
-        late = f", timers within {_ms(ring)} ms (p99)" if ring is not None else ""
+        late = f", timers within {ms(ring)} ms (p99)" if ring is not None else ""
         lines.append(
             f"client {machine.host}: {machine.cpu_percent:.0f} % of a core, {machine.memory_mb:.0f}"
             f" MB, in {machine.processes} process{'es' * (machine.processes != 1)}{late}"
@@ -107,8 +118,8 @@ def _latencies(run: Report) -> list[str]:
     ]
     for name, latency in named:
         if latency.count:
-            cells = [_ms(latency.percentiles.get(p)) for p in _NAMES]
-            rows.append([name, _ms(latency.min), *cells, _ms(latency.max)])
+            cells = [ms(latency.percentiles.get(p)) for p in _NAMES]
+            rows.append([name, ms(latency.min), *cells, ms(latency.max)])
     lines = _aligned(rows) if len(rows) > 1 else ["no latency was measured"]
     if run.end_to_end_note:
         lines.append(f"end to end: {run.end_to_end_note}")
@@ -158,36 +169,41 @@ def repeated(runs: Sequence[Report]) -> str:
 
 
 def _cells(found: Spread) -> list[str]:
-    values = [_ms(value) for value in (found.median, found.low, found.high)]
+    values = [ms(value) for value in (found.median, found.low, found.high)]
     return [*values, f"{found.percent:.0f} %"]
 
 
-def comparison(sides: Sequence[tuple[str, Sequence[Report]]]) -> str:
+def by_durability(sides: Sequence[Side]) -> list[tuple[str, list[Side]]]:
+    """Those that confirm the same together, with what it means in words."""
+    levels: dict[str, list[Side]] = {}
+    for side in sides:
+        levels.setdefault(side[1][0].durability.level, []).append(side)
+    return [(group[0][1][0].durability.words, group) for group in levels.values()]
+
+
+def comparison(sides: Sequence[Side]) -> str:
     """Saved runs side by side. Those of different durabilities stand in tables of their own, for
     they do not do the same."""
-    levels: dict[str, list[tuple[str, Sequence[Report]]]] = {}
-    for name, runs in sides:
-        levels.setdefault(runs[0].durability.level, []).append((name, runs))
     parts = []
-    for group in levels.values():
-        words = group[0][1][0].durability.words
+    groups = by_durability(sides)
+    for words, group in groups:
         rows = [[f"confirmed means: {words}", *(name for name, _ in group)]]
         difference = len(group) == 2
         if difference:
             rows[0] += ["change", ""]
-        for words, name in _COMPARED:
+        for title, name in _COMPARED:
             found = [spread(runs, name) for _, runs in group]
             if not any(found):
                 continue
-            cells = ["-" if one is None else _ms(one.median) for one in found]
+            cells = ["-" if one is None else ms(one.median) for one in found]
             if difference:
                 cells += _change(found[0], found[1])
-            rows.append([words, *cells])
+            rows.append([title, *cells])
         for name, runs in group:
             if any(run.client_limited for run in runs):
                 rows.append([f"{name}: CLIENT-LIMITED", *([""] * (len(rows[0]) - 1))])
         parts.append("\n".join(escape(line) for line in _aligned(rows)) + "\n")
-    if len(levels) > 1:
+    if len(groups) > 1:
         parts.append("Different durabilities are not ranked with each other.\n")
     return "\n".join(parts)
 
