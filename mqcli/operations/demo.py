@@ -50,6 +50,11 @@ _STEPS = [
     ("(meanwhile)", "mqcli publish orders first second"),
     ("What a group has done, and has left", "mqcli describe orders -g a"),
     ("Reading without a group takes nothing: all are there", "mqcli consume orders -e | wc -l"),
+    (
+        "Load at a fixed rate: latencies from when each message was meant to go, all verified",
+        "mqcli benchmark orders --rate 1000 --duration 1s --warmup 200ms",
+    ),
+    ("It had a topic of its own, which is gone", "mqcli ls"),
 ]
 
 

@@ -286,5 +286,9 @@ def test_the_demo(cli: Cli) -> None:
     shown = result.out.decode()
     for words in ("mqcli publish", "mqcli consume", "mqcli tail", "100000 confirmed", "100003"):
         assert words in shown
+    # And a short benchmark, whose messages were all confirmed and delivered
+    assert "mqcli benchmark orders" in shown
+    assert "delivered 1,200 of 1,200" in shown
+    assert "end to end" in shown
     assert os.listdir(folder) == []  # noqa: PTH208
     assert not cli.file.exists()
