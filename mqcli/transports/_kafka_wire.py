@@ -25,7 +25,7 @@ from aiokafka.protocol.admin import (
 )
 from msgspec import Struct
 
-from ..errors import AccessDenied, ConnectionLost, MqcliError
+from ..errors import AccessDenied, ConnectionLost, MqcliError, UsageError
 from . import _kafka_errors as errors
 
 __all__ = ["Frame", "Login", "Wire"]
@@ -282,10 +282,6 @@ class Wire(asyncio.BufferedProtocol):
                     where=self.where,
                     why=f"{self.peer} could not prove that it knows the password",
                 ) from exc
-            except OSError as exc:
-                raise AccessDenied(
-                    "cannot log in", where=self.where, why=f"{login.token_file}: {exc.strerror}"
-                ) from exc
             if step is None:
                 return
             answer = await self.call(SaslAuthenticateRequest(step[0]), timeout)
@@ -320,7 +316,13 @@ class _Token:
         if self._file is None:
             # A refusal is answered with a JSON text, which one more byte completes.
             return (b"\x01", True) if told else None
-        token = (await asyncio.to_thread(Path(self._file).read_text)).strip()
+        try:
+            token = (await asyncio.to_thread(Path(self._file).read_text)).strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            why = str(getattr(exc, "strerror", "") or exc)
+            raise UsageError(f"the token file {self._file} cannot be read", why=why) from exc
+        if not token:
+            raise UsageError(f"the token file {self._file} is empty")
         self._file = None
         return f"n,,\x01auth=Bearer {token}\x01\x01".encode(), True
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import UsageError
+from ..errors import Refused, UsageError
 from ..message import Header, Received, Tagged
 from ..transport import Consumes, Feed, Span, Traits, Transport
 from ._amqp import AmqpLink
@@ -125,10 +125,14 @@ class QueueFeed(ChannelFeed):
             assert self._wanted is not None
             self._prefetch = self._wanted if self._wanted < 1 << 16 else 0
         self._acked = 0
-        arguments: tuple[Header, ...] = ()
-        if options.consumer_priority is not None:
-            arguments = (("x-priority", Tagged("i32", options.consumer_priority)),)
-        await self._start_consumer(self._name, self._prefetch, arguments, options.exclusive)
+        # Queues take 0 as the default that it is; a stream has no priorities, and refuses to begin.
+        priority: Header = ("x-priority", Tagged("i32", options.consumer_priority or 0))
+        try:
+            await self._start_consumer(self._name, self._prefetch, (priority,), options.exclusive)
+        except Refused as exc:
+            if await is_stream(self._link, self._name):
+                raise self._wrong_kind() from exc
+            raise
 
     def _made(self, taken: Sequence[Raw]) -> list[Received]:
         source, routes, contents = self._source, self._routes, self._contents

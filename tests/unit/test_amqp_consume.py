@@ -203,16 +203,15 @@ def test_a_queue_and_a_stream_are_told_apart(rabbitmq: RabbitServer, fresh: str)
     fill(rabbitmq, f"{fresh}-s", numbered(5))
 
     async def test() -> None:
-        # Given a stream that holds messages, when taken for a queue, then that is told
-        async with client(rabbitmq, f"queue:{fresh}-s").consume() as reader:
-            with pytest.raises(UsageError, match=f"stream:{fresh}-s"):
-                await reader.receive(wait=30)  # the broker counts what is in it now and then
-        # also when messages come only then
         rabbitmq.declare(f"{fresh}-e", type="stream")
-        async with client(rabbitmq, f"queue:{fresh}-e").consume() as reader:
-            fill(rabbitmq, f"{fresh}-e", [b"new"])
-            with pytest.raises(UsageError, match=f"stream:{fresh}-e"):
-                await reader.receive(wait=5)
+        # Given a stream with messages, and an empty one, when taken for a queue, then that is told
+        # at once, whatever is wanted of it
+        for name in (f"{fresh}-s", f"{fresh}-e"):
+            for pairs in ((), (("consumer_priority", "5"),), (("exclusive", "true"),)):
+                for limit in (None, 1):
+                    with pytest.raises(UsageError, match=f"write stream:{name}"):
+                        async with client(rabbitmq, f"queue:{name}", *pairs).consume(limit=limit):
+                            pass
         # and a queue taken for a stream as well
         with pytest.raises(UsageError, match=f"queue:{fresh}-q"):
             async with client(rabbitmq, f"stream:{fresh}-q").consume():
@@ -220,6 +219,10 @@ def test_a_queue_and_a_stream_are_told_apart(rabbitmq: RabbitServer, fresh: str)
         with pytest.raises(UsageError, match=f"queue:{fresh}-q"):
             async with client(rabbitmq, f"stream:{fresh}-q").tail():
                 pass
+        # and nothing was taken from either
+        assert ready(rabbitmq, f"{fresh}-q") == 0
+        async with client(rabbitmq, f"stream:{fresh}-s").consume(TO_END) as reader:
+            assert values(await _rest(reader)) == numbered(5)
         # A queue whose messages others hold is none.
         fill(rabbitmq, f"{fresh}-q", [b"held"])
         high = client(rabbitmq, f"queue:{fresh}-q", ("consumer_priority", "9"))
