@@ -20,7 +20,7 @@ from aiokafka.protocol.admin import (
 from aiokafka.protocol.api import RequestStruct
 from aiokafka.protocol.commit import OffsetCommitRequest
 
-from ..errors import NotFound, Refused, UsageError
+from ..errors import ConnectionLost, NotFound, Refused, UsageError
 from . import _kafka_errors as errors
 from ._kafka import Cluster, leaders
 from ._kafka_groups import committed_places
@@ -202,13 +202,24 @@ async def delete_topic(cluster: Cluster, topic: str) -> None:
 
 async def group_state(cluster: Cluster, group: str) -> tuple[str, str, list[dict[str, Any]]]:
     """State, protocol, members. ``Dead`` is a group that the broker does not know, or one of the
-    new protocol, which classic requests do not see. Raises AccessDenied, ConnectionLost."""
-    node = await cluster.coordinator(group)
-    answer = await cluster.call(DescribeGroupsRequest([group]), node)
-    code, _, state, _, protocol, members = answer.groups[0][:6]
-    if code not in (errors.OK, errors.GROUP_NOT_FOUND):
-        raise errors.failure(code, cluster.where)
-    return state, protocol, [_member(row) for row in members]
+    new protocol, which classic requests do not see. Waits while the broker that keeps the group is
+    new to it. Raises AccessDenied, ConnectionLost, TryAgainLater."""
+    deadline = time.monotonic() + cluster.patience
+    while True:
+        try:
+            node = await cluster.coordinator(group)
+            answer = await cluster.call(DescribeGroupsRequest([group]), node)
+        except ConnectionLost:
+            if len(cluster.nodes) < 2 or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE)  # its broker died; another one will keep the group
+            continue
+        code, _, state, _, protocol, members = answer.groups[0][:6]
+        if code in (errors.OK, errors.GROUP_NOT_FOUND):
+            return state, protocol, [_member(row) for row in members]
+        if code not in errors.RETRIABLE or time.monotonic() > deadline:
+            raise errors.failure(code, cluster.where)
+        await asyncio.sleep(_PAUSE)
 
 
 def _member(row: Any) -> dict[str, Any]:

@@ -47,6 +47,9 @@ _SETTLE = 3.0
 _LEAVE = 2.0
 _PAUSE = 0.1
 _LOOK_AGAIN = 10.0
+_FAILOVER = 25.0
+"""Seconds for another broker to take over a group: brokers are taken for dead after nine as a rule,
+and then its log is read."""
 _REJOIN = frozenset(
     {errors.ILLEGAL_GENERATION, errors.UNKNOWN_MEMBER, errors.REBALANCE_IN_PROGRESS}
 )
@@ -74,10 +77,16 @@ async def committed_places(
     """The committed offset of each partition that has one. Raises AccessDenied, ConnectionLost."""
     deadline = time.monotonic() + cluster.patience
     while True:
-        at = await cluster.coordinator(group) if node is None else node
         request = OffsetFetchRequest(group, [(topic, list(numbers))])
-        # A member's fetches would make it wait.
-        answer = await cluster.call(request, at, apart=node is not None)
+        try:
+            at = await cluster.coordinator(group) if node is None else node
+            # A member's fetches would make it wait.
+            answer = await cluster.call(request, at, apart=node is not None)
+        except ConnectionLost:
+            if node is not None or len(cluster.nodes) < 2 or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE)  # its broker died; another one will keep the group
+            continue
         rows = answer.topics[0][1] if answer.topics else []
         codes = {getattr(answer, "error_code", 0), *(row[3] for row in rows)} - {errors.OK}
         if not codes:
@@ -121,6 +130,8 @@ class GroupFeed(FetchFeed):
         self._all_settled = asyncio.Event()
         self._acked: dict[Slot, int] = {}
         self._committed: dict[Slot, int] = {}
+        self._stored: Places = {}
+        """What we have committed, also of partitions that others read since."""
         self._committing: asyncio.Task[None] | None = None
         self._commit_at = 0.0
         self._closed = False
@@ -217,16 +228,24 @@ class GroupFeed(FetchFeed):
 
     async def _commit_surely(self) -> None:
         """For the last messages: return when the broker has their offsets, for exit 0 says so. A
-        rebalance may put it off. Raises ConnectionLost when it did not succeed in time."""
-        deadline = time.monotonic() + self.cluster.patience
+        rebalance may put it off, and another broker may have to take over the group. Raises
+        ConnectionLost when it did not succeed in time."""
+        deadline = time.monotonic() + max(_FAILOVER, self.cluster.patience)
+        wanted = {slot.partition: at for slot, at in self._due().items()}
+        lost: ConnectionLost | None = None
         while True:
-            await self._commit()
-            if not self._due():
+            try:
+                await self._commit()
+            except ConnectionLost as exc:
+                lost = exc  # the member's own loop looks for another broker, or gives up
+            if all(self._stored.get(partition, -1) >= at for partition, at in wanted.items()):
                 return
             if self.fetcher.error is not None:
                 raise self.fetcher.error
-            if time.monotonic() > deadline:
-                raise ConnectionLost("the last offsets could not be committed", where=self.where)
+            if (self._joined and not self._due()) or time.monotonic() > deadline:
+                raise ConnectionLost(
+                    "the last offsets could not be committed", where=self.where
+                ) from lost
             await asyncio.sleep(_PAUSE)
 
     def _due(self) -> dict[Slot, int]:
@@ -254,7 +273,7 @@ class GroupFeed(FetchFeed):
         for slot, at in due.items():
             code = codes.get(slot.partition, errors.OK)
             if code == errors.OK:
-                self._committed[slot] = at
+                self._committed[slot] = self._stored[slot.partition] = at
             elif code in _REJOIN or code in _ELSEWHERE:
                 return
             else:
@@ -279,7 +298,7 @@ class GroupFeed(FetchFeed):
                 now = time.monotonic()
                 trouble_since = trouble_since or now
                 alone = len(self.cluster.nodes) < 2 and not isinstance(exc, Moved)
-                if alone or now - trouble_since > self.cluster.patience:
+                if alone or now - trouble_since > max(_FAILOVER, self.cluster.patience):
                     self._fail(exc)
                     return
                 await asyncio.sleep(_PAUSE)
