@@ -326,13 +326,17 @@ def failed(error: MqcliError, *, final: bool = True) -> Failed:
 
 
 def host_identity() -> str:
-    """The same for processes that share one monotonic clock: one boot of one machine."""
+    """The same for processes that share one monotonic clock: one boot of one machine, and there one
+    time namespace (time_namespaces(7): a container may have its own)."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         import uuid
 
         return f"{platform.node()}-{uuid.getnode():x}"
+    with contextlib.suppress(OSError):  # a kernel without them
+        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
+    return boot
 
 
 def _facts() -> dict[str, Any]:
