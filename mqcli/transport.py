@@ -26,6 +26,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What a destination guarantees. Known before a socket opens; tests hold it to its word.
 
     confirm     ``none``: nobody answers; ``reached``: the broker has it; ``stored``: in its store
+    durable     what a confirmed message survives: ``LEVEL: words``; only like LEVELs compare
     ack         ``none``; ``each``: any message by itself; ``upto``: one and all before it
     nack        a message can be given back to others at once
     keeps       ``nothing``: only who listens gets it; ``until-taken``: a queue; ``log``
@@ -58,6 +59,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     starts: frozenset[StartKind] = frozenset()
     watch_starts: frozenset[StartKind] = frozenset()
     sorts_headers: bool = False
+    durable: str = ""
 
     def watched(self) -> Traits:
         """What holds for a reader that takes nothing."""
@@ -91,8 +93,7 @@ class Outcome(msgspec.Struct):
     """What became of a batch. Every index is confirmed, in ``refused``, or in ``unknown``.
 
     ``cause`` says why there is an unknown. ``receivers`` counts, by index, who got it (pub/sub);
-    ``positions`` are those of the confirmed, by index, where the broker tells them.
-    """
+    ``positions`` are those of the confirmed, by index, where the broker tells them."""
 
     confirmed: int
     refused: Mapping[int, MqcliError] = {}
@@ -142,8 +143,7 @@ class Feed(ABC):
 
         ``max_bytes`` may be passed by one message. Cancelling loses nothing: what was taken from
         the broker comes with the next call, or is given back by ``aclose``.
-        Raises ConnectionLost, NotFound, AccessDenied, TryAgainLater.
-        """
+        Raises ConnectionLost, NotFound, AccessDenied, TryAgainLater."""
 
     async def ack(self, messages: Sequence[Received]) -> int:
         """Done with these, in the order received, each once; how many the broker still counted as

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import InputError
+from ..transport import Traits
 from .delivery import Delivery
 from .histogram import PERCENTILES, Histogram
 
@@ -120,6 +121,19 @@ class Durability(msgspec.Struct, frozen=True):
 
     level: str
     words: str
+
+    @classmethod
+    def of(cls, traits: Traits) -> Durability:
+        """As the transport tells it. What the server itself is set to (appendfsync, replicas) is
+        beyond what a client sees."""
+        if traits.confirm == "none":
+            return cls("none", "sent, and confirmed by nobody")
+        level, colon, words = traits.durable.partition(": ")
+        if colon:
+            return cls(level, words)
+        if traits.confirm == "stored":
+            return cls("stored", "in the broker's store, whatever that survives")
+        return cls("reached", "the broker has it, and promises no more")
 
 
 class Machine(msgspec.Struct):

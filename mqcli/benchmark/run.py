@@ -15,13 +15,12 @@ from msgspec.structs import replace
 from .._version import __version__
 from .conductor import Heard, Progress, conduct, raised, shared
 from .delivery import Delivery, judge
-from .durability import durability
 from .histogram import Histogram
 from .place import Place, named
 from .plan import Consumed, Plan, Produced
 from .processes import Link, Process, shares
 from .producer import LATE
-from .result import Interval, Latency, Machine, Rates, Report
+from .result import Durability, Interval, Latency, Machine, Rates, Report
 
 __all__ = ["Job", "new_run", "report_of", "run"]
 
@@ -176,7 +175,7 @@ def report_of(
         address=client.where,
         model="saturation" if plan.saturated else "open-loop",
         settings=job.settings,
-        durability=durability(client),
+        durability=Durability.of(client.traits()),
         machines=_machines(heard, links, lag),
         client_limited=limited,
         rates=rates,

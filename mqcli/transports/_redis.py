@@ -33,6 +33,9 @@ PRIVATE = ("_writer", "_reader")
 """What is used of redis-py's connection although it is private."""
 
 _MAX_REDIRECTS = 16
+DURABLE = (
+    "server-memory: in one server's memory; on disk and on replicas when that server is set to"
+)
 # proto-max-bulk-len: its least possible value and its default (redis.conf).
 _SMALLEST_LIMIT, _USUAL_LIMIT = 1 << 20, 512 << 20
 

@@ -74,6 +74,7 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
     def traits(cls, options: Any, group: str | None) -> Traits:
         return Traits(
             confirm="stored" if options.persistent else "reached",
+            durable="routed: taken over by every queue that it was routed to",
             ack="none",
             nack=False,
             keeps="nothing",

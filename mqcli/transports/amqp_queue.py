@@ -16,6 +16,15 @@ from ._amqp_options import QueueOptions, queue_arguments
 from ._amqp_queues import QueueLike
 
 
+def _durable(options: QueueOptions) -> str:
+    """Of a queue made with these options; of one that exists, the least it may be."""
+    if options.queue_type == "quorum":
+        return "replicated: flushed to disk by a majority of the queue's nodes"
+    if not (options.persistent and options.durable):
+        return "server-memory: in one node's memory (not persistent)"
+    return "disk: written to one node's disk (persistent; a classic queue)"
+
+
 class AmqpQueue(QueueLike, Consumes):
     """A queue: each message goes to one consumer, and comes again until it is acknowledged.
 
@@ -44,6 +53,7 @@ class AmqpQueue(QueueLike, Consumes):
             raise UsageError("peek gives back what nack=drop would drop", hint="leave out one")
         return Traits(
             confirm="stored" if options.persistent else "reached",
+            durable=_durable(options),
             ack="none" if options.peek else "each",
             nack=not options.peek,
             keeps="until-taken",

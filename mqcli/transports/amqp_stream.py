@@ -44,6 +44,7 @@ class AmqpStream(QueueLike, Consumes, Tails):
     def traits(cls, options: Any, group: str | None) -> Traits:
         return Traits(
             confirm="stored",
+            durable="replicated-memory: in the page cache of a majority of its nodes",
             ack="none",
             nack=False,
             keeps="log",

@@ -45,6 +45,11 @@ _CONFIRM: dict[str, Literal["none", "reached", "stored"]] = {
     "1": "reached",
     "0": "none",
 }
+_DURABLE = {
+    "all": "replicated-memory: in the page cache of all replicas in sync (acks=all), not flushed",
+    "1": "server-memory: in the page cache of the partition's leader (acks=1)",
+    "0": "",
+}
 
 
 class TopicOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,6 +136,7 @@ class KafkaTopic(Transacts, Consumes, Tails, Inspects, Manages, Seeks):
             raise UsageError(f"compression_level does not go with {options.compression}")
         return Traits(
             confirm=_CONFIRM[options.acks],
+            durable=_DURABLE[options.acks],
             ack="none" if group is None else "upto",
             nack=False,
             keeps="log",

@@ -38,6 +38,7 @@ class NoChannelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _TRAITS = Traits(
     confirm="reached",
+    durable="listeners: in memory, only for who listens at that moment",
     ack="none",
     nack=False,
     keeps="nothing",

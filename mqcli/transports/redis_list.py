@@ -29,7 +29,7 @@ from ..transport import (
     Target,
     Traits,
 )
-from ._redis import RedisLink, RedisOptions, ReplyError, key_of, pack
+from ._redis import DURABLE, RedisLink, RedisOptions, ReplyError, key_of, pack
 from ._redis_list_scripts import ANSWER, Keys, Side
 
 _VALUES = 100_000
@@ -97,6 +97,7 @@ class RedisList(Publishes, Consumes, Tails, Inspects, Manages):
             )
         return Traits(
             confirm="stored",
+            durable=DURABLE,
             ack="upto" if reliable else "none",
             nack=reliable,
             keeps="until-taken",

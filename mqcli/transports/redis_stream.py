@@ -25,7 +25,7 @@ from ..transport import (
     Target,
     Traits,
 )
-from ._redis import RedisLink, RedisOptions, key_of, pack, pack_alike
+from ._redis import DURABLE, RedisLink, RedisOptions, key_of, pack, pack_alike
 from ._redis_stream_feed import ANSWER, Decoder, LogFeed, Places, missing
 from ._redis_stream_group import GroupFeed
 
@@ -107,6 +107,7 @@ class RedisStream(Publishes, Consumes, Tails, Inspects, Manages):
             raise UsageError("claim_after must be at least 1ms")
         return Traits(
             confirm="stored",
+            durable=DURABLE,
             ack="none" if group is None else "each",
             nack=group is not None,
             keeps="log",

@@ -49,6 +49,10 @@ from ._sqlite_log import (
 from ._sqlite_writer import FateUnknown, Writer
 
 _SHORTEST_LEASE = 0.1
+_DURABLE = {
+    "normal": "file: one file; survives the process, not a loss of power in the last moments",
+    "full": "disk: one file, flushed to disk before each confirmation",
+}
 
 
 class SqliteTopicOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +137,7 @@ class SqliteTopic(Publishes, Consumes, Tails, Inspects, Manages):
             )
         return Traits(
             confirm="stored",
+            durable=_DURABLE[options.sync],
             ack="none" if group is None else "each",
             nack=group is not None,
             keeps="log",
