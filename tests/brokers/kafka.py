@@ -251,6 +251,8 @@ class KafkaServer(Kafka):
             "offsets.topic.num.partitions=4", "transaction.state.log.num.partitions=4",
             "group.initial.rebalance.delay.ms=0", "group.min.session.timeout.ms=500",
             "log.cleaner.dedupe.buffer.size=2097152",
+            # Tests write messages of long ago, which are to stay.
+            "log.retention.ms=-1",
             "num.network.threads=2", "num.io.threads=2", "background.threads=2",
         ]  # fmt: skip
         if voters is None:
