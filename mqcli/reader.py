@@ -12,6 +12,7 @@ from typing import Literal, Self
 from .errors import ConnectionLost, GapFound, Unsupported
 from .message import Received
 from .position import END, Start
+from .roles import Drops
 from .session import Limits, Session
 from .transport import Consumes, Feed, Gap, Span, Tails, Traits, Transport
 
@@ -43,7 +44,8 @@ class Reader(Session):
         super().__init__(transport, limits)
         self.traits = traits
         self._group, self._tail, self._on_gap = group, tail, on_gap
-        self._acks = traits.ack != "none" and not tail
+        self.acks = traits.ack != "none" and not tail
+        """Settling tells the broker."""
         for name, place in (("--from", span.start), ("--to", span.stop)):
             self._check(name, place)
         self._check_on_gap()
@@ -170,7 +172,7 @@ class Reader(Session):
             self._alive_ms = _now_ms()
         if messages:
             self.received += len(messages)
-            if self._acks:
+            if self.acks:
                 self._outstanding.append((feed, messages))
         if feed.notes:
             self.notes += feed.notes
@@ -218,6 +220,12 @@ class Reader(Session):
                 Gap(self.where, f"reconnected: {cause.why or cause.what}", lost_ms, _now_ms())
             )
 
+    def spare(self) -> None:
+        """Nothing has failed, the reading just ends: what is not settled is given back then, also
+        where a failure would drop it (``--nack drop``)."""
+        if isinstance(self._feed, Drops):
+            self._feed.spare()
+
     async def settle(self, count: int) -> None:
         """The first ``count`` messages not yet settled are written: acknowledge them.
 
@@ -226,7 +234,7 @@ class Reader(Session):
         raised, for the next ``receive`` deals with it.
         """
         self.settled += count
-        if not self._acks:
+        if not self.acks:
             return
         while count > 0:
             feed, messages = self._outstanding[0]

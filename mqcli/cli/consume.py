@@ -39,12 +39,8 @@ def main(
     A message is acknowledged after it was written. From a queue it is taken for good; on a log
     it is committed for the --group, and without a group reading leaves nothing behind.
     """
-    from ..errors import MqcliError, UsageError
-    from ..operations.read import ReadReport, consume
-    from ..operations.stop import Stop, Stopped
-    from ..operations.streams import ByteSink
+    from ..errors import UsageError
     from . import reading as r
-    from .running import run
     from .shell import shown
 
     wanted = r.understand(env, reading)
@@ -60,39 +56,9 @@ def main(
         env.say(f"mqcli: peeking at {shown(reader.where)}: all is given back in its order")
     else:
         reader = client.consume(wanted.span, group, wanted.until.count, wanted.on_gap)
-    acks = reader.traits.ack != "none"
     if env.stderr_tty and not peek:
         env.say(f"mqcli: {shown(_announced(reader, group, wanted))}")
-    report = ReadReport()
-
-    async def work(stop: Stop) -> int:
-        try:
-            if reading.wait:
-                await r.await_destination(client, stop)
-            await consume(
-                reader,
-                ByteSink(1),
-                wanted.encoder,
-                wanted.until,
-                stop,
-                r.Listener(env, wanted.json),
-                report,
-            )
-        except Stopped:
-            report.stopped = stop.reason
-        except MqcliError as exc:
-            report.error = exc
-        await r.point_out(client, report)
-        r.incomplete(report, reading)
-        return r.ended(env, report, client.where, acks=acks)
-
-    return run(
-        env,
-        common.timeout,
-        work,
-        bulk=wanted.bulk,
-        last_words=lambda: r.summary(report, client.where, acks=acks),
-    )
+    return r.deliver(env, common.timeout, reading, wanted, [client], [reader])
 
 
 def _announced(reader: Reader, group: str | None, wanted: Reading) -> str:

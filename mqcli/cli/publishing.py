@@ -21,8 +21,7 @@ from ..publisher import Publisher
 from .common import Common, some_seconds
 from .env import Env
 from .flags import InputFlags, PartFlags, SendingFlags
-from .reading import await_destination
-from .running import run
+from .running import await_destination, run
 from .shell import shown, trace
 
 if TYPE_CHECKING:

@@ -8,29 +8,23 @@ from collections.abc import Sequence
 import msgspec
 
 from ..client import Client, Limits
-from ..errors import ExitCode, GapFound, NotFound, UsageError
+from ..errors import ExitCode, GapFound, MqcliError, NotFound, UsageError
 from ..formats import Encoder, OutputFormat, make_encoder
 from ..message import Received
-from ..operations.read import ReadReport, Wanted
+from ..operations.read import Delivery, ReadReport, Wanted
 from ..operations.stop import Stop, Stopped
+from ..operations.streams import ByteSink
+from ..operations.tail import tail
 from ..position import END, Start, parse_range
-from ..reader import OnGap
+from ..reader import OnGap, Reader
 from ..transport import Gap, Span
 from .common import seconds, some_seconds
 from .env import Env
 from .flags import ReadingFlags
+from .running import await_destination, run
 from .shell import shown, trace
 
-__all__ = [
-    "Listener",
-    "Reading",
-    "adapted",
-    "ended",
-    "incomplete",
-    "point_out",
-    "summary",
-    "understand",
-]
+__all__ = ["Reading", "adapted", "deliver", "understand"]
 
 
 class Reading(msgspec.Struct):
@@ -162,16 +156,6 @@ def gap_text(gap: Gap) -> str:
     return f"{', '.join(parts)}: {gap.reason}"
 
 
-async def await_destination(client: Client, stop: Stop) -> None:
-    """Return when it exists. Raises NotFound at the time limit, Stopped, Unsupported."""
-    try:
-        await stop.guard(client.wait_until_there(None))
-    except Stopped:
-        if stop.reason is ExitCode.TIME_LIMIT:
-            raise NotFound("did not appear in time", where=client.where) from None
-        raise
-
-
 def adapted(client: Client, flags: ReadingFlags) -> Client:
     """The client with the flags that are options of its transport. Raises Unsupported."""
     if flags.ordered:
@@ -179,6 +163,45 @@ def adapted(client: Client, flags: ReadingFlags) -> Client:
     if flags.skip_bad:
         client = client.with_options("--skip-bad", skip_unreadable=True)
     return client
+
+
+def deliver(
+    env: Env,
+    timeout: float | None,
+    flags: ReadingFlags,
+    wanted: Reading,
+    clients: Sequence[Client],
+    readers: Sequence[Reader],
+) -> int:
+    """Read from the readers, which are of these clients, to standard output; the exit code."""
+    where = clients[0].where if len(clients) == 1 else f"{len(clients)} addresses"
+    acks = any(reader.acks for reader in readers)
+    report = ReadReport()
+
+    async def work(stop: Stop) -> int:
+        try:
+            if flags.wait:
+                for client in clients:
+                    await await_destination(client, stop)
+            listener = Listener(env, wanted.json)
+            to = Delivery(ByteSink(1), wanted.encoder, wanted.until, stop, listener, report)
+            await tail(readers, to)
+        except Stopped:
+            report.stopped = stop.reason
+        except MqcliError as exc:
+            report.error = exc
+        for client in clients:
+            await point_out(client, report)
+        incomplete(report, flags)
+        return ended(env, report, where, acks=acks)
+
+    return run(
+        env,
+        timeout,
+        work,
+        bulk=wanted.bulk,
+        last_words=lambda: summary(report, where, acks=acks),
+    )
 
 
 def incomplete(report: ReadReport, flags: ReadingFlags) -> None:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ..errors import ExitCode
-from ..operations.stop import Stop
+from ..client import Client
+from ..errors import ExitCode, NotFound
+from ..operations.stop import Stop, Stopped
 from .env import Env
 
-__all__ = ["Work", "run"]
+__all__ = ["Work", "await_destination", "run"]
 
 Work = Callable[[Stop], Coroutine[Any, Any, int]]
 
@@ -111,3 +112,13 @@ def _end(env: Env, reason: ExitCode, last_words: Callable[[], str] | None) -> No
     if last_words is not None:
         env.error(f"mqcli: {last_words()}")
     os._exit(reason)
+
+
+async def await_destination(client: Client, stop: Stop) -> None:
+    """Return when it exists. Raises NotFound at the time limit, Stopped, Unsupported."""
+    try:
+        await stop.guard(client.wait_until_there(None))
+    except Stopped:
+        if stop.reason is ExitCode.TIME_LIMIT:
+            raise NotFound("did not appear in time", where=client.where) from None
+        raise

@@ -28,13 +28,7 @@ def main(
 
     What several of them see is merged in one view, as it arrives.
     """
-    from ..errors import MqcliError
-    from ..operations.read import ReadReport
-    from ..operations.stop import Stop, Stopped
-    from ..operations.streams import ByteSink
-    from ..operations.tail import tail
     from . import reading as r
-    from .running import run
 
     wanted = r.understand(env, reading)
     env.require_stdout()
@@ -48,36 +42,4 @@ def main(
     # What one reader alone may fetch is bounded; of several nobody knows who will deliver.
     limit = wanted.until.count if len(clients) == 1 else None
     readers = [client.tail(wanted.span, limit, wanted.on_gap) for client in clients]
-    where = clients[0].where if len(clients) == 1 else f"{len(clients)} addresses"
-    report = ReadReport()
-
-    async def work(stop: Stop) -> int:
-        try:
-            if reading.wait:
-                for client in clients:
-                    await r.await_destination(client, stop)
-            await tail(
-                readers,
-                ByteSink(1),
-                wanted.encoder,
-                wanted.until,
-                stop,
-                r.Listener(env, wanted.json),
-                report,
-            )
-        except Stopped:
-            report.stopped = stop.reason
-        except MqcliError as exc:
-            report.error = exc
-        for client in clients:
-            await r.point_out(client, report)
-        r.incomplete(report, reading)
-        return r.ended(env, report, where, acks=False)
-
-    return run(
-        env,
-        common.timeout,
-        work,
-        bulk=wanted.bulk,
-        last_words=lambda: r.summary(report, where, acks=False),
-    )
+    return r.deliver(env, common.timeout, reading, wanted, clients, readers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from ..transport import Gap
 from .stop import Stop, Stopped
 from .streams import ByteSink
 
-__all__ = ["Encoder", "Listener", "ReadReport", "Wanted", "consume", "pump"]
+__all__ = ["Delivery", "Encoder", "Listener", "ReadReport", "Wanted", "deliver", "pump"]
 
 MAX_MESSAGES = 2000
 MAX_BYTES = 1 << 20
@@ -74,6 +74,17 @@ class ReadReport(msgspec.Struct):
         return gravest(codes)
 
 
+class Delivery(msgspec.Struct):
+    """Where what is read goes, when that ends, and the account of it."""
+
+    sink: ByteSink
+    encoder: Encoder
+    wanted: Wanted
+    stop: Stop
+    listener: Listener
+    report: ReadReport
+
+
 def out_of_time(wanted: Wanted, what: str) -> MqcliError | None:
     """The error of a time limit that came before what was asked for; None when nothing was."""
     if wanted.count is None and not wanted.end:
@@ -84,53 +95,41 @@ def out_of_time(wanted: Wanted, what: str) -> MqcliError | None:
     return TimeLimitReached(f"{what} before {goal} came")
 
 
-def not_opened(reader: Reader, stop: Stop, report: ReadReport) -> None:
+def _not_opened(reader: Reader, to: Delivery) -> None:
     """A stop came while the reader was being opened. Then a time limit is never an end as asked
     for: nothing was looked at."""
-    if stop.reason is ExitCode.TIME_LIMIT:
+    if to.stop.reason is ExitCode.TIME_LIMIT:
         what = "the time was over before the broker answered"
-        report.error = TimeLimitReached(what, where=reader.where)
+        to.report.error = TimeLimitReached(what, where=reader.where)
     else:
-        report.stopped = stop.reason
+        to.report.stopped = to.stop.reason
 
 
-async def consume(
-    reader: Reader,
-    sink: ByteSink,
-    encoder: Encoder,
-    wanted: Wanted,
-    stop: Stop,
-    listener: Listener,
-    report: ReadReport,
+async def deliver(
+    readers: Sequence[Reader], to: Delivery, work: Callable[[], Awaitable[None]]
 ) -> None:
-    """Open the reader, ``pump``, and close it, which gives back what was not settled. Does not
-    raise for what went wrong: the report says it."""
+    """Open all the readers, ``work``, and close them, which gives back what was not settled. Does
+    not raise for what went wrong: the report says it."""
     async with AsyncExitStack() as stack:
-        try:
-            await stop.guard(stack.enter_async_context(reader))
-        except Stopped:
-            not_opened(reader, stop, report)
-            return
-        except MqcliError as exc:
-            report.error = exc
-            return
-        await pump(reader, sink, encoder, wanted, stop, listener, report)
+        for reader in readers:
+            try:
+                await to.stop.guard(stack.enter_async_context(reader))
+            except Stopped:
+                _not_opened(reader, to)
+                return
+            except MqcliError as exc:
+                to.report.error = exc
+                return
+        await work()
 
 
-async def pump(
-    reader: Reader,
-    sink: ByteSink,
-    encoder: Encoder,
-    wanted: Wanted,
-    stop: Stop,
-    listener: Listener,
-    report: ReadReport,
-) -> None:
+async def pump(reader: Reader, to: Delivery) -> None:
     """Deliver until the reader has ended, time is out, or a stop is asked for.
 
     A message is settled only after its bytes left the process. Does not raise for what went wrong:
     the report says it.
     """
+    sink, wanted, stop, listener, report = to.sink, to.wanted, to.stop, to.listener, to.report
     last = time.monotonic()
     try:
         while not reader.ended:
@@ -140,7 +139,7 @@ async def pump(
                 messages = await stop.guard(reader.receive(MAX_MESSAGES, MAX_BYTES, wait))
             tell(reader, listener, report)
             if messages:
-                if not await _deliver(reader, messages, sink, encoder, stop, report):
+                if not await _deliver(reader, messages, to):
                     break
                 last = time.monotonic()  # behind the writing: a slow output is not an idle input
             elif sink.abandoned():
@@ -160,6 +159,8 @@ async def pump(
             report.error = out_of_time(wanted, "the time was over")
     else:
         report.stopped = stop.reason
+    if not isinstance(report.error, OutputError):
+        reader.spare()
     report.reconnects = reader.reconnects
     report.given_back = reader.unsettled
 
@@ -174,14 +175,8 @@ def tell(reader: Reader, listener: Listener, report: ReadReport) -> None:
         listener.gap(gap)
 
 
-async def _deliver(
-    reader: Reader,
-    messages: Sequence[Received],
-    sink: ByteSink,
-    encoder: Encoder,
-    stop: Stop,
-    report: ReadReport,
-) -> bool:
+async def _deliver(reader: Reader, messages: Sequence[Received], to: Delivery) -> bool:
+    sink, encoder, stop, report = to.sink, to.encoder, to.stop, to.report
     written = await sink.write(encoder.encode(messages), stop, encoder.ending)
     report.delivered += written
     if written:

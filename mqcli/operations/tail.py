@@ -6,7 +6,6 @@ import asyncio
 import time
 from asyncio import FIRST_COMPLETED
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 
 from ..errors import ExitCode, GapFound, MqcliError, gravest
 from ..message import Received
@@ -14,47 +13,27 @@ from ..reader import Reader
 from .read import (
     MAX_BYTES,
     MAX_MESSAGES,
-    Encoder,
-    Listener,
+    Delivery,
     ReadReport,
     Wanted,
-    consume,
-    not_opened,
+    deliver,
     out_of_time,
+    pump,
     tell,
 )
-from .stop import Stop, Stopped
-from .streams import ByteSink
+from .stop import Stop
 
 __all__ = ["tail"]
 
 
-async def tail(
-    readers: Sequence[Reader],
-    sink: ByteSink,
-    encoder: Encoder,
-    wanted: Wanted,
-    stop: Stop,
-    listener: Listener,
-    report: ReadReport,
-) -> None:
-    """Open all the readers and deliver what they see. One that cannot be opened stops all; one
-    that is lost later is told and the others go on. Does not raise for what went wrong: the report
-    says it."""
+async def tail(readers: Sequence[Reader], to: Delivery) -> None:
+    """Open all the readers and deliver what they see; what is consumed from one is settled. One
+    that cannot be opened stops all; one that is lost later is told and the others go on. Does not
+    raise for what went wrong: the report says it."""
     if len(readers) == 1:
-        await consume(readers[0], sink, encoder, wanted, stop, listener, report)
-        return
-    async with AsyncExitStack() as stack:
-        for reader in readers:
-            try:
-                await stop.guard(stack.enter_async_context(reader))
-            except Stopped:
-                not_opened(reader, stop, report)
-                return
-            except MqcliError as exc:
-                report.error = exc
-                return
-        await _merge(readers, sink, encoder, wanted, stop, listener, report)
+        await deliver(readers, to, lambda: pump(readers[0], to))
+    else:
+        await deliver(readers, to, lambda: _merge(readers, to))
 
 
 def _graver(error: MqcliError, than: MqcliError) -> bool:
@@ -73,15 +52,8 @@ def _failed(task: asyncio.Task[None]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is not None
 
 
-async def _merge(
-    readers: Sequence[Reader],
-    sink: ByteSink,
-    encoder: Encoder,
-    wanted: Wanted,
-    stop: Stop,
-    listener: Listener,
-    report: ReadReport,
-) -> None:
+async def _merge(readers: Sequence[Reader], to: Delivery) -> None:
+    sink, encoder, wanted, stop, report = to.sink, to.encoder, to.wanted, to.stop, to.report
     arrived: asyncio.Queue[tuple[Sequence[Received], asyncio.Event] | None] = asyncio.Queue()
 
     async def watch(reader: Reader) -> None:
@@ -90,7 +62,7 @@ async def _merge(
         try:
             while not reader.ended:
                 messages = await reader.receive(MAX_MESSAGES, MAX_BYTES, 1.0)
-                tell(reader, listener, report)
+                tell(reader, to.listener, report)
                 if messages:
                     written.clear()
                     arrived.put_nowait((messages, written))
@@ -101,7 +73,7 @@ async def _merge(
             if report.error is None or _graver(exc, report.error):
                 report.error = exc
             if not isinstance(exc, GapFound):
-                listener.note(f"{exc}; the others go on")
+                to.listener.note(f"{exc}; the others go on")
         finally:
             arrived.put_nowait(None)
 
