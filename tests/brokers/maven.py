@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +12,12 @@ from pathlib import Path
 
 from .process import Unavailable
 
-__all__ = ["jar"]
+__all__ = ["class_path", "jar"]
+
+_POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>mqcli</groupId><artifactId>for-tests</artifactId><version>1</version><dependencies>
+<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>
+</dependencies></project>"""
 
 
 @cache
@@ -32,3 +39,28 @@ def jar(coordinates: str) -> Path:
     if done.returncode != 0:
         raise Unavailable(f"mvn could not get {coordinates}: {done.stdout[-300:]}")
     return folder / found.name
+
+
+@cache
+def class_path(coordinates: str) -> str:
+    """Java's class path of ``group:artifact:version`` with all that it needs, kept in the user's
+    cache folder. Raises Unavailable without mvn or the network."""
+    group, artifact, version = coordinates.split(":")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "mqcli-tests" / f"{artifact}-{version}"
+    if not folder.exists():
+        if shutil.which("mvn") is None:
+            raise Unavailable("no mvn on the PATH")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Complete or not there: another process may look at any moment.
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            (Path(made) / "pom.xml").write_text(_POM.format(group, artifact, version))
+            done = subprocess.run(
+                ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"],
+                cwd=made, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            if done.returncode != 0:
+                raise Unavailable(f"mvn could not get {coordinates}: {done.stdout[-300:]}")
+            with contextlib.suppress(OSError):
+                (Path(made) / "jars").rename(folder)
+    return f"{folder}/*"
