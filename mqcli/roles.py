@@ -13,9 +13,9 @@ from typing import Any
 from .broker import Broker, Entry
 from .message import Header
 from .position import Start
-from .transport import Publishes, Transport
+from .transport import Feed, Publishes, Transport
 
-__all__ = ["Binds", "ListsGroups", "Seeks", "Transacts"]
+__all__ = ["Binds", "Drops", "ListsGroups", "Seeks", "Transacts"]
 
 
 class Binds(Transport):
@@ -29,6 +29,14 @@ class Binds(Transport):
     @abstractmethod
     async def unbind(self, source: str, key: str, arguments: Sequence[Header], /) -> None:
         """The opposite; also done when it was not bound so. Raises as ``bind``."""
+
+
+class Drops(Feed):
+    """A reading whose closing may reject for good what a failure left, where an option says so."""
+
+    @abstractmethod
+    def spare(self) -> None:
+        """Nothing has failed: closing is to give back everything that is held."""
 
 
 class Seeks(Transport):

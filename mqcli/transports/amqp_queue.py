@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..errors import Refused, UsageError
 from ..message import Header, Received, Tagged
+from ..roles import Drops
 from ..transport import Consumes, Feed, Span, Traits, Transport
 from ._amqp import AmqpLink
 from ._amqp_codec import PROPERTY_NAMES
@@ -84,7 +85,7 @@ class AmqpQueue(QueueLike, Consumes):
         return queue_arguments(self.target.options)
 
 
-class QueueFeed(ChannelFeed):
+class QueueFeed(ChannelFeed, Drops):
     """Takes messages. So that the broker never pushes more than ``limit`` in all, near the limit
     the consumer is ended before an acknowledgement would give it room, and begun anew for what is
     still wanted."""
@@ -105,6 +106,7 @@ class QueueFeed(ChannelFeed):
         self._changing = asyncio.Lock()
         self._suspect = True
         self._quiet = 0
+        self._drops = options.nack == "drop"
 
     async def open(self, limit: int | None, to_end: bool) -> None:
         """Raises NotFound, AccessDenied, TryAgainLater (another consumer is exclusive)."""
@@ -228,6 +230,9 @@ class QueueFeed(ChannelFeed):
         """Reject these for good: they are dead-lettered where the queue says so."""
         await self._settle([message.token for message in messages], _DROP)
 
+    def spare(self) -> None:
+        self._drops = False
+
     async def _settle(self, tags: Sequence[int], how: _How) -> int:
         """How many of these were still ours. The broker answers nothing."""
         async with self._changing:
@@ -277,7 +282,7 @@ class QueueFeed(ChannelFeed):
             for tag in range(self._settled_upto + 1, self._last_handed + 1)
             if tag not in self._settled_ahead
         ]
-        if self._options.nack == "drop" and held and not self._closed and not self._tap.gone:
+        if self._drops and held and not self._closed and not self._tap.gone:
             for tag in held:
                 self._method(tag, _DROP, multiple=False)
         await super().aclose()

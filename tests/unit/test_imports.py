@@ -197,7 +197,7 @@ def test_the_public_face() -> None:
     }  # fmt: skip
     assert contract <= vars(mqcli.transport).keys()
     assert set(mqcli.broker.__all__) == {"Broker", "Entry"}
-    assert set(mqcli.roles.__all__) == {"Binds", "ListsGroups", "Seeks", "Transacts"}
+    assert set(mqcli.roles.__all__) == {"Binds", "Drops", "ListsGroups", "Seeks", "Transacts"}
     # And the contract stays short enough to be read as a whole
     assert len((ROOT / "transport.py").read_text().splitlines()) <= 250
     assert (ROOT / "py.typed").exists()
