@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -60,7 +60,12 @@ def _kafka() -> kafka.Kafka:
     return kafka.shared() if "MQCLI_TEST_KAFKA" in os.environ else kafka.KafkaServer().start()
 
 
-_Server = redis.Redis | rabbitmq.RabbitServer | kafka.Kafka
+class _Server(Protocol):
+    @property
+    def url(self) -> str: ...
+    def stop(self) -> None: ...
+
+
 _SERVERS: tuple[tuple[Callable[[], _Server], Sequence[tuple[str, str]]], ...] = (
     (
         redis.shared,
