@@ -36,7 +36,7 @@ def redis() -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq() -> Iterator[rabbit.RabbitServer]:
+def rabbitmq() -> Iterator[rabbit.Rabbit]:
     """A RabbitMQ that the tests of this process share: use fresh names."""
     server = need("rabbitmq", rabbit.shared)
     yield server

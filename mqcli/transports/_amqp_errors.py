@@ -101,7 +101,9 @@ def from_connect(exc: BaseException, closed_by: tuple[int, str] | None, where: s
         "no AMQP 0-9-1 session came to be",
         where=where,
         why=str(exc) or type(exc).__name__,
-        hint="is this the broker's AMQP port, and is TLS (amqps://) wanted there?",
+        hint="does the broker want a certificate of ours? ?certfile=FILE shows one"
+        if where.startswith("amqps")
+        else "is this the broker's AMQP port, and is TLS (amqps://) wanted there?",
     )
 
 

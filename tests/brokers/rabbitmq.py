@@ -1,8 +1,10 @@
 """RabbitMQ: servers of our own, rabbitmqctl, and amqp-tools as the foreign clients.
 
 Natively the broker runs as the user rabbitmq when the tests run as root (it refuses its data
-folder otherwise), with a node name, a cookie, an epmd and ports of its own. Docker is used only
-through ``MQCLI_TEST_RABBITMQ``: rabbitmqctl must reach the node, which differs by engine.
+folder otherwise), with a node name, a cookie, an epmd and ports of its own.
+``MQCLI_TEST_RABBITMQ=amqp://127.0.0.1:5672`` is a broker that somebody else runs (in Docker, say),
+on this machine, with the user guest and the management API: it is used where nothing has to be
+killed or alarmed; ``?management=http://…`` says where that API is, if not on port 15672.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from .process import Process, Program, Unavailable, free_port, short_folder
 from .tls import Certificates
@@ -27,9 +29,10 @@ START_SECONDS = 60.0
 _BIN = Path("/usr/lib/rabbitmq/bin")
 
 
-def shared() -> RabbitServer:
-    """A server of this process's own, with the management and the tracing of messages."""
-    return RabbitServer().start()
+def shared() -> Rabbit:
+    """The broker of ``MQCLI_TEST_RABBITMQ``, else a server of this process's own."""
+    url = os.environ.get("MQCLI_TEST_RABBITMQ")
+    return GivenRabbit(url) if url else RabbitServer().start()
 
 
 class _Native(Program):
@@ -66,16 +69,106 @@ def _as_rabbitmq() -> list[str]:
     return ["setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--init-groups"]
 
 
-class RabbitServer:
+class Rabbit:
+    """A RabbitMQ to test against, as guest on 127.0.0.1: its address, its management API, and
+    amqp-tools in front of it."""
+
+    def __init__(self, port: int, management_port: int, scheme: str = "amqp") -> None:
+        self.port, self.management_port = port, management_port
+        host = "localhost" if scheme == "amqps" else "127.0.0.1"
+        self.url = f"{scheme}://{host}:{port}"
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """The management API as guest. Raises OSError (urllib's HTTPError is one)."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.management_port}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": "Basic Z3Vlc3Q6Z3Vlc3Q=", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            raw = answer.read()
+        return json.loads(raw) if raw else None
+
+    def at(self, destination: str, vhost: str = "") -> str:
+        """The ADDRESS of a destination here, with where the management API is."""
+        path = f"/{quote(vhost, '')}" if vhost else ""
+        return f"{self.url}{path}/{destination}?management=http://127.0.0.1:{self.management_port}"
+
+    def declare(self, queue: str, vhost: str = "/", **arguments: Any) -> None:
+        """A durable queue; ``type="quorum"`` and the like become ``x-…`` arguments."""
+        made = {"x-queue-type" if k == "type" else f"x-{k}": v for k, v in arguments.items()}
+        self.api(
+            "PUT",
+            f"/api/queues/{quote(vhost, '')}/{quote(queue, '')}",
+            {"durable": True, "arguments": {k.replace("_", "-"): v for k, v in made.items()}},
+        )
+
+    def vhost(self, name: str) -> None:
+        """A new virtual host, of which guest may do everything."""
+        self.api("PUT", f"/api/vhosts/{quote(name, '')}", {})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api("PUT", f"/api/permissions/{quote(name, '')}/guest", everything)
+
+    def trace(self, on: bool) -> None:
+        """Whether the firehose of the virtual host ``/`` runs."""
+        self.api("PUT", "/api/vhosts/%2F", {"tracing": on})
+
+    def unacknowledged(self, queue: str) -> int:
+        """How many messages its consumers hold, as the broker counted them last."""
+        found: int = self.api("GET", f"/api/queues/%2F/{quote(queue, '')}").get(
+            "messages_unacknowledged", -1
+        )
+        return found
+
+    def close_connections(self) -> None:
+        """As an administrator does it: every client is told CONNECTION_FORCED."""
+        # Connections have a name there a few seconds after they were opened, but a user at once.
+        self.api("DELETE", "/api/connections/username/guest")
+
+    def tool(self, name: str, *arguments: str, stdin: bytes = b"") -> bytes:
+        """amqp-publish, amqp-get and the like, against this server. Raises AssertionError."""
+        if shutil.which(name) is None:
+            raise Unavailable(f"{name} (amqp-tools) is not on the PATH")
+        done = subprocess.run(
+            [name, "--server=127.0.0.1", f"--port={self.port}", *arguments],
+            input=stdin, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, (name, arguments, done.stderr[-500:])
+        return done.stdout
+
+    def stop(self) -> None:
+        """End what was started."""
+
+
+class GivenRabbit(Rabbit):
+    """A broker that somebody else runs."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        here = parts.hostname in ("127.0.0.1", "localhost") and parts.username is None
+        if parts.scheme != "amqp" or not here or parts.path.strip("/"):
+            raise Unavailable(
+                f"MQCLI_TEST_RABBITMQ: {parts.scheme}://{parts.hostname} is not amqp://127.0.0.1"
+                " with an optional port (the tests log in as guest, on this machine)"
+            )
+        (management,) = parse_qs(parts.query).get("management", ["http://127.0.0.1:15672"])
+        super().__init__(parts.port or 5672, urlsplit(management).port or 80)
+        try:
+            self.api("GET", "/api/overview")
+        except OSError as exc:
+            raise Unavailable(f"MQCLI_TEST_RABBITMQ: {management} does not answer: {exc}") from exc
+
+
+class RabbitServer(Rabbit):
     """``kill`` then ``start`` brings it back on the same ports with its durable data. ``settings``
     are lines of rabbitmq.conf."""
 
     def __init__(self, *settings: str, tls: bool = False) -> None:
-        self.port, self.management_port = free_port(), free_port()
+        super().__init__(free_port(), free_port(), "amqps" if tls else "amqp")
         self.folder = short_folder()
         self.tls = tls
         self.certificates: Certificates | None = None
-        self.url = f"amqp://127.0.0.1:{self.port}"
         dist, self._epmd_port = free_port(), free_port()
         lines = [
             f"management.tcp.port = {self.management_port}", "management.tcp.ip = 127.0.0.1",
@@ -92,7 +185,6 @@ class RabbitServer:
                 f"ssl_options.keyfile = {made.key}", "ssl_options.verify = verify_none",
                 "ssl_options.fail_if_no_peer_cert = false",
             ]  # fmt: skip
-            self.url = f"amqps://localhost:{self.port}"
         else:
             lines.append(f"listeners.tcp.1 = 127.0.0.1:{self.port}")
         (self.folder / "rabbitmq.conf").write_text("\n".join([*lines, *settings]) + "\n")
@@ -166,46 +258,14 @@ class RabbitServer:
         """rabbitmqctl (about a second). Raises AssertionError with what it said."""
         return self.program.run("rabbitmqctl", "-q", *arguments)
 
-    def api(self, method: str, path: str, body: Any = None) -> Any:
-        """The management API as guest. Raises OSError (urllib's HTTPError is one)."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.management_port}{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": "Basic Z3Vlc3Q6Z3Vlc3Q=", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            raw = answer.read()
-        return json.loads(raw) if raw else None
-
-    def at(self, destination: str, vhost: str = "") -> str:
-        """The ADDRESS of a destination here, with where the management API is."""
-        path = f"/{quote(vhost, '')}" if vhost else ""
-        return f"{self.url}{path}/{destination}?management=http://127.0.0.1:{self.management_port}"
-
-    def declare(self, queue: str, vhost: str = "/", **arguments: Any) -> None:
-        """A durable queue; ``type="quorum"`` and the like become ``x-…`` arguments."""
-        made = {"x-queue-type" if k == "type" else f"x-{k}": v for k, v in arguments.items()}
-        self.api(
-            "PUT",
-            f"/api/queues/{quote(vhost, '')}/{quote(queue, '')}",
-            {"durable": True, "arguments": {k.replace("_", "-"): v for k, v in made.items()}},
-        )
-
     def close_connections(self) -> None:
         """As an administrator does it: every client is told CONNECTION_FORCED."""
         self.ctl("close_all_connections", "test")
 
-    def tool(self, name: str, *arguments: str, stdin: bytes = b"") -> bytes:
-        """amqp-publish, amqp-get and the like, against this server. Raises AssertionError."""
-        if shutil.which(name) is None:
-            raise Unavailable(f"{name} (amqp-tools) is not on the PATH")
-        done = subprocess.run(
-            [name, "--server=127.0.0.1", f"--port={self.port}", *arguments],
-            input=stdin, capture_output=True, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, (name, arguments, done.stderr[-500:])
-        return done.stdout
+    def unacknowledged(self, queue: str) -> int:
+        """Now: rabbitmqctl asks the queue itself."""
+        found = self.ctl("list_queues", "name", "messages_unacknowledged", "--no-table-headers")
+        return int(dict(line.split("\t") for line in found.splitlines())[queue])
 
     def __enter__(self) -> RabbitServer:
         return self.start()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.brokers.process import free_port
-from tests.brokers.rabbitmq import RabbitServer
+from tests.brokers.rabbitmq import Rabbit, RabbitServer
 
 from .support import Cli, finish, until
 
@@ -22,7 +22,7 @@ def envelopes(out: bytes) -> list[dict[str, Any]]:
 # --- bindings -------------------------------------------------------------------------------------
 
 
-def test_bind_and_unbind(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_bind_and_unbind(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a topic exchange and a queue
     exchange, queue = rabbitmq.at(f"exchange:{fresh}"), f"queue:{fresh}"
     cli("create", exchange).ok()
@@ -41,7 +41,7 @@ def test_bind_and_unbind(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
     assert "message 1 refused: no queue is bound for the routing key 'order.new'" in refused.err
 
 
-def test_bind_an_exchange_by_headers(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_bind_an_exchange_by_headers(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a headers exchange that another exchange is bound to, by a typed header
     source, beside = rabbitmq.at(f"exchange:{fresh}"), f"exchange:{fresh}-2"
     cli("create", source, "-O", "exchange_type=headers").ok()
@@ -57,7 +57,7 @@ def test_bind_an_exchange_by_headers(cli: Cli, rabbitmq: RabbitServer, fresh: st
     assert cli("consume", rabbitmq.at(f"queue:{fresh}"), "-e").ok().out == b"yes\n"
 
 
-def test_what_cannot_be_bound(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_what_cannot_be_bound(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     nowhere = f"amqp://127.0.0.1:{free_port()}"
     # A queue routes nothing, a topic is not bound, another broker is another broker: no connection
     cli("bind", f"{nowhere}/queue:a", "queue:b").fails(2, "routes them nowhere", "exchange")
@@ -75,9 +75,7 @@ def test_what_cannot_be_bound(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> N
 # --- publish --------------------------------------------------------------------------------------
 
 
-def test_properties_and_headers_keep_their_types(
-    cli: Cli, rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_properties_and_headers_keep_their_types(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given properties as -P and as -O, and typed headers
     queue = rabbitmq.at(f"queue:{fresh}")
     cli(
@@ -115,9 +113,7 @@ def test_what_a_queue_cannot_carry(cli: Cli, args: list[str], words: list[str]) 
     cli("publish", queue, *args, *value).fails(2, *words)
 
 
-def test_the_unroutable_is_refused_by_its_number(
-    cli: Cli, rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_the_unroutable_is_refused_by_its_number(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a direct exchange with one queue behind one key
     exchange = rabbitmq.at(f"exchange:{fresh}")
     cli("create", exchange, "-O", "exchange_type=direct").ok()
@@ -139,7 +135,7 @@ def test_the_unroutable_is_refused_by_its_number(
     assert "NO_ROUTE" in fates[1]["why"]
 
 
-def test_create_declares_only_what_is_missing(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_create_declares_only_what_is_missing(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a queue of another type than a plain create makes
     queue = rabbitmq.at(f"queue:{fresh}")
     rabbitmq.declare(fresh, type="quorum")
@@ -149,9 +145,7 @@ def test_create_declares_only_what_is_missing(cli: Cli, rabbitmq: RabbitServer, 
     cli("create", queue).fails(1, "is there, and different", "x-queue-type")
 
 
-def test_a_missing_queue_is_66_with_the_nearest(
-    cli: Cli, rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_a_missing_queue_is_66_with_the_nearest(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     wrong = rabbitmq.at(f"queue:{fresh}x")
     # When it is read, looked at, cleared or written to
@@ -163,7 +157,7 @@ def test_a_missing_queue_is_66_with_the_nearest(
     cli("describe", wrong).fails(66)
 
 
-def test_a_wrong_password_is_77(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_wrong_password_is_77(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     at = rabbitmq.url.replace("amqp://", "amqp://ann:sesame@")
     result = cli("publish", f"{at}/queue:{fresh}", "x").fails(77, "login refused", "ann:***@")
     assert "sesame" not in result.err
@@ -190,7 +184,7 @@ def test_a_blocked_broker_is_75_at_the_deadline(
 # --- consume --------------------------------------------------------------------------------------
 
 
-def test_peek_gives_back_in_order(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_peek_gives_back_in_order(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given more messages than are pushed ahead
     queue = rabbitmq.at(f"queue:{fresh}")
     numbers = b"".join(b"%d\n" % n for n in range(2500))
@@ -207,7 +201,7 @@ def test_peek_gives_back_in_order(cli: Cli, rabbitmq: RabbitServer, fresh: str) 
     assert taken[0]["meta"]["redelivered"]
 
 
-def test_what_a_failure_leaves(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_what_a_failure_leaves(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a queue with a place for the rejected
     queue, rest = rabbitmq.at(f"queue:{fresh}"), rabbitmq.at(f"queue:{fresh}-dead")
     cli("create", rest).ok()
@@ -228,9 +222,7 @@ def test_what_a_failure_leaves(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> 
     assert "rejected" in json.dumps(letters[0]["headers"])
 
 
-def test_an_exclusive_consumer_keeps_others_out(
-    cli: Cli, rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_an_exclusive_consumer_keeps_others_out(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a consumer that is exclusive and has begun
     queue = rabbitmq.at(f"queue:{fresh}")
     cli("publish", queue, "--create", "first").ok()
@@ -271,7 +263,7 @@ def test_groups_cannot_be_listed(cli: Cli) -> None:
 # --- tail -----------------------------------------------------------------------------------------
 
 
-def test_tail_what_is_bound(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_tail_what_is_bound(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a tail of a topic exchange with two patterns
     exchange = rabbitmq.at(f"exchange:{fresh}")
     cli("create", exchange).ok()
@@ -293,19 +285,19 @@ def test_tail_what_is_bound(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> Non
     until(lambda: not bindings())
 
 
-def test_tail_a_queue_through_the_firehose(cli: Cli, rabbitmq: RabbitServer, fresh: str) -> None:
+def test_tail_a_queue_through_the_firehose(cli: Cli, rabbitmq: Rabbit, fresh: str) -> None:
     # Given a queue, and tracing that is off: that is said
     queue = rabbitmq.at(f"queue:{fresh}")
     rabbitmq.declare(fresh)
     cli("tail", queue, "-O", "via=firehose").fails(2, "tracing is off", "trace_on")
     # When it is on, then what enters the queue is seen, and stays there
-    rabbitmq.ctl("trace_on")
+    rabbitmq.trace(True)
     try:
         with cli.start("tail", queue, "-O", "via=firehose", "-c", "1") as process:
             # It has begun when it sees one of those that are sent until then.
             until(lambda: cli("publish", queue, "x").ok() and process.poll() is not None)
             result = finish(process)
     finally:
-        rabbitmq.ctl("trace_off")
+        rabbitmq.trace(False)
     assert (result.code, result.out) == (0, b"x\n"), result
     assert cli("consume", queue, "-c", "1").ok().out == b"x\n"

@@ -18,7 +18,7 @@ from mqcli.message import Message, Tagged
 from mqcli.testing import Harness
 
 from ..brokers.process import free_port
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit
 
 _plain_table = pika.data.decode_table
 _NUMBERS = {
@@ -80,7 +80,7 @@ pika.data.decode_table = _decode_table
 class RabbitHarness(Harness):
     kind: ClassVar[str]
 
-    def __init__(self, rabbitmq: RabbitServer) -> None:
+    def __init__(self, rabbitmq: Rabbit) -> None:
         self.server = rabbitmq
 
     def fresh(self) -> str:

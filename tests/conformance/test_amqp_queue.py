@@ -6,17 +6,17 @@ import pytest
 
 from mqcli.testing import TransportConformance
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit
 from .rabbitmq_harness import QueueHarness, QuorumHarness
 
 
 class TestClassicQueue(TransportConformance):
     @pytest.fixture
-    def harness(self, rabbitmq: RabbitServer) -> QueueHarness:
+    def harness(self, rabbitmq: Rabbit) -> QueueHarness:
         return QueueHarness(rabbitmq)
 
 
 class TestQuorumQueue(TransportConformance):
     @pytest.fixture
-    def harness(self, rabbitmq: RabbitServer) -> QuorumHarness:
+    def harness(self, rabbitmq: Rabbit) -> QuorumHarness:
         return QuorumHarness(rabbitmq)

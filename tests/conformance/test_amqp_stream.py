@@ -6,11 +6,11 @@ import pytest
 
 from mqcli.testing import TransportConformance
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit
 from .rabbitmq_harness import StreamHarness
 
 
 class TestStream(TransportConformance):
     @pytest.fixture
-    def harness(self, rabbitmq: RabbitServer) -> StreamHarness:
+    def harness(self, rabbitmq: Rabbit) -> StreamHarness:
         return StreamHarness(rabbitmq)

@@ -12,13 +12,13 @@ from mqcli.client import Client
 from mqcli.message import Message
 from mqcli.session import Limits
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit
 
 TIMEOUT = 10.0
 
 
 @contextlib.contextmanager
-def other(server: RabbitServer, vhost: str = "/") -> Iterator[Any]:
+def other(server: Rabbit, vhost: str = "/") -> Iterator[Any]:
     """A channel of pika's."""
     connection = pika.BlockingConnection(
         pika.ConnectionParameters("127.0.0.1", server.port, virtual_host=vhost)
@@ -29,13 +29,13 @@ def other(server: RabbitServer, vhost: str = "/") -> Iterator[Any]:
         connection.close()
 
 
-def ready(server: RabbitServer, queue: str) -> int:
+def ready(server: Rabbit, queue: str) -> int:
     with other(server) as channel:
         count: int = channel.queue_declare(queue, passive=True).method.message_count
         return count
 
 
-def bodies(server: RabbitServer, queue: str) -> list[bytes]:
+def bodies(server: Rabbit, queue: str) -> list[bytes]:
     """Takes all."""
     found = []
     with other(server) as channel:
@@ -46,7 +46,7 @@ def bodies(server: RabbitServer, queue: str) -> list[bytes]:
             found.append(body)
 
 
-def fill(server: RabbitServer, queue: str, values: Sequence[bytes], **properties: Any) -> None:
+def fill(server: Rabbit, queue: str, values: Sequence[bytes], **properties: Any) -> None:
     """By pika, confirmed."""
     with other(server) as channel:
         channel.confirm_delivery()
@@ -63,7 +63,7 @@ async def published(client: Client, messages: Sequence[Message], **settings: Any
 
 
 def client(
-    server: RabbitServer, destination: str, *options: tuple[str, str], limits: Limits | None = None
+    server: Rabbit, destination: str, *options: tuple[str, str], limits: Limits | None = None
 ) -> Client:
     return Client.at(server.at(destination), options, limits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import aiormq
 import pytest
@@ -28,12 +29,12 @@ from mqcli.transports._amqp_feed import typed
 from mqcli.transports._amqp_options import parse_argument
 
 from ..brokers.process import free_port
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit, RabbitServer
 from .amqp_support import client, fill, numbered, published
-from .redis_support import Proxy, Started, opened, run, some, targeted, values
+from .redis_support import Proxy, Started, opened, run, some, targeted, until, values
 
 
-def address(server: RabbitServer, login: str = "", path: str = "", query: str = "") -> str:
+def address(server: Rabbit, login: str = "", path: str = "", query: str = "") -> str:
     scheme, _, host = server.url.partition("://")
     return f"{scheme}://{login}{host}{path}/queue:x{query}"
 
@@ -74,11 +75,9 @@ def test_no_user_is_assumed_away_from_this_machine() -> None:
     run(test())
 
 
-def test_login_vhost_and_permission_have_their_own_errors(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
-    rabbitmq.ctl("add_vhost", fresh)
-    rabbitmq.ctl("add_user", fresh, "secret")
+def test_login_vhost_and_permission_have_their_own_errors(rabbitmq: Rabbit, fresh: str) -> None:
+    rabbitmq.vhost(fresh)
+    rabbitmq.api("PUT", f"/api/users/{fresh}", {"password": "secret", "tags": ""})
     rabbitmq.api("PUT", f"/api/permissions/%2F/{fresh}",
                  {"configure": "^$", "write": "^$", "read": "^$"})  # fmt: skip
 
@@ -110,10 +109,9 @@ def test_login_vhost_and_permission_have_their_own_errors(
     run(test())
 
 
-def test_a_virtual_host_may_have_any_name(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_virtual_host_may_have_any_name(rabbitmq: Rabbit, fresh: str) -> None:
     name = f"{fresh}/a b%é"
-    rabbitmq.ctl("add_vhost", name)
-    rabbitmq.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+    rabbitmq.vhost(name)
 
     async def test() -> None:
         from mqcli.client import Client
@@ -128,10 +126,12 @@ def test_a_virtual_host_may_have_any_name(rabbitmq: RabbitServer, fresh: str) ->
             assert values(await reader.receive(wait=5)) == [b"v"]
 
     run(test())
-    assert "q" in rabbitmq.ctl("list_queues", "-p", name, "name")
+    assert [queue["name"] for queue in rabbitmq.api("GET", f"/api/queues/{quote(name, '')}")] == [
+        "q"
+    ]
 
 
-def test_several_hosts_are_tried_in_order(rabbitmq: RabbitServer) -> None:
+def test_several_hosts_are_tried_in_order(rabbitmq: Rabbit) -> None:
     async def test() -> None:
         dead = free_port()
         # Given a dead host before a living one, when opened, then the living one is used
@@ -203,7 +203,7 @@ def test_tls_is_verified_unless_told_otherwise(started: Started, tmp_path: Path)
     run(test())
 
 
-def test_tls_to_a_plain_port_is_told(rabbitmq: RabbitServer) -> None:
+def test_tls_to_a_plain_port_is_told(rabbitmq: Rabbit) -> None:
     async def test() -> None:
         error = await refusal(address(rabbitmq).replace("amqp:", "amqps:"))
         assert isinstance(error, BrokerUnavailable) and "TLS" in str(error)
@@ -212,7 +212,7 @@ def test_tls_to_a_plain_port_is_told(rabbitmq: RabbitServer) -> None:
 
 
 def test_external_login_is_told_where_the_broker_does_not_offer_it(
-    rabbitmq: RabbitServer,
+    rabbitmq: Rabbit,
 ) -> None:
     async def test() -> None:
         error = await refusal(address(rabbitmq, query="?auth_mechanism=external"))
@@ -221,7 +221,7 @@ def test_external_login_is_told_where_the_broker_does_not_offer_it(
     run(test())
 
 
-def test_a_silent_peer_is_given_up_after_two_heartbeats(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_silent_peer_is_given_up_after_two_heartbeats(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
 
     async def test() -> None:
@@ -243,7 +243,7 @@ def test_a_silent_peer_is_given_up_after_two_heartbeats(rabbitmq: RabbitServer, 
 
 
 def test_a_stream_of_messages_alone_keeps_the_connection_alive(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     rabbitmq.declare(fresh)
 
@@ -266,7 +266,7 @@ def test_a_stream_of_messages_alone_keeps_the_connection_alive(
     run(test())
 
 
-def test_ping_and_ls_say_what_they_can(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_ping_and_ls_say_what_they_can(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     rabbitmq.declare(f"{fresh}-s", type="stream")
 
@@ -308,19 +308,22 @@ def test_ping_and_ls_say_what_they_can(rabbitmq: RabbitServer, fresh: str) -> No
     run(test())
 
 
-def test_the_broker_is_told_who_we_are(rabbitmq: RabbitServer) -> None:
+def shown(server: Rabbit) -> list[tuple[str, str]]:
+    """What clients have told the broker of themselves."""
+    told = [each.get("client_properties", {}) for each in server.api("GET", "/api/connections")]
+    return [(each.get("product", ""), each.get("connection_name", "")) for each in told]
+
+
+def test_the_broker_is_told_who_we_are(rabbitmq: Rabbit) -> None:
     async def test() -> None:
         # Given a name for the connection, when open, then operators see it
         async with opened(address(rabbitmq), client_name="mqcli/1 test"):
-            seen = await asyncio.to_thread(
-                rabbitmq.ctl, "list_connections", "client_properties", "--no-table-headers"
-            )
-            assert "mqcli/1 test" in seen and '"product","mqcli"' in seen
+            await until(lambda: ("mqcli", "mqcli/1 test") in shown(rabbitmq))
 
     run(test())
 
 
-def test_uvloop_carries_the_same_connection(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_uvloop_carries_the_same_connection(rabbitmq: Rabbit, fresh: str) -> None:
     uvloop = pytest.importorskip("uvloop")
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(10))

@@ -12,7 +12,7 @@ from mqcli.position import END
 from mqcli.reader import Reader
 from mqcli.transport import Consumes, Span
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit, RabbitServer
 from .amqp_support import bodies, client, fill, numbered, other, published, ready
 from .redis_support import Started, opened, run, some, to_end, until, values
 
@@ -20,7 +20,7 @@ TO_END = Span(stop=END)
 
 
 def test_a_limit_beyond_the_prefetch_never_lets_the_broker_push_too_much(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     for kind in ("classic", "quorum"):
         name = f"{fresh}-{kind}"
@@ -55,7 +55,7 @@ def test_a_limit_beyond_the_prefetch_never_lets_the_broker_push_too_much(
 
 
 def test_waiting_for_one_message_thrice_drops_none_of_a_quorum_queue(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     # Given a quorum queue that drops what was delivered twice in vain
     rabbitmq.declare(fresh, type="quorum", delivery_limit=1)
@@ -74,7 +74,7 @@ def test_waiting_for_one_message_thrice_drops_none_of_a_quorum_queue(
     assert bodies(rabbitmq, fresh) == numbered(48, 2)
 
 
-def test_a_trickle_is_acknowledged_as_it_comes(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_trickle_is_acknowledged_as_it_comes(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
 
     async def test() -> None:
@@ -84,19 +84,12 @@ def test_a_trickle_is_acknowledged_as_it_comes(rabbitmq: RabbitServer, fresh: st
                 fill(rabbitmq, fresh, [b"%d" % n])
                 assert values(await reader.receive(wait=5)) == [b"%d" % n]
                 await reader.settle(1)
-                await until(lambda: _unacked(rabbitmq, fresh) == 0)
+                await until(lambda: rabbitmq.unacknowledged(fresh) == 0)
 
     run(test())
 
 
-def _unacked(server: RabbitServer, queue: str) -> int:
-    """Told exactly by trying to delete nothing: what is left when the queue is purged."""
-    found = server.ctl("list_queues", "name", "messages_unacknowledged", "--no-table-headers")
-    counts = dict(line.split("\t") for line in found.splitlines())
-    return int(counts[queue])
-
-
-def test_what_was_held_goes_back_in_order_and_marked(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_what_was_held_goes_back_in_order_and_marked(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(20))
 
@@ -123,7 +116,7 @@ async def some_of(reader: Reader, count: int) -> list[Received]:
     return found
 
 
-def test_peek_shows_and_gives_back_in_order(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_peek_shows_and_gives_back_in_order(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(3000))
 
@@ -151,7 +144,7 @@ async def _rest(reader: Reader) -> list[Received]:
     return found
 
 
-def test_a_deleted_queue_ends_the_reading_with_an_error(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_deleted_queue_ends_the_reading_with_an_error(rabbitmq: Rabbit, fresh: str) -> None:
     for kind in ("classic", "quorum", "stream"):
         name = f"{fresh}-{kind}"
         rabbitmq.declare(name, type=kind)
@@ -169,7 +162,7 @@ def test_a_deleted_queue_ends_the_reading_with_an_error(rabbitmq: RabbitServer, 
         run(test())
 
 
-def test_an_exclusive_consumer_refuses_others_for_now(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_an_exclusive_consumer_refuses_others_for_now(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
 
     async def test() -> None:
@@ -182,7 +175,7 @@ def test_an_exclusive_consumer_refuses_others_for_now(rabbitmq: RabbitServer, fr
     run(test())
 
 
-def test_a_higher_consumer_priority_gets_the_messages(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_higher_consumer_priority_gets_the_messages(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
 
     async def test() -> None:
@@ -197,7 +190,7 @@ def test_a_higher_consumer_priority_gets_the_messages(rabbitmq: RabbitServer, fr
     run(test())
 
 
-def test_a_queue_and_a_stream_are_told_apart(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_queue_and_a_stream_are_told_apart(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(f"{fresh}-s", type="stream")
     rabbitmq.declare(f"{fresh}-q")
     fill(rabbitmq, f"{fresh}-s", numbered(5))
@@ -234,9 +227,7 @@ def test_a_queue_and_a_stream_are_told_apart(rabbitmq: RabbitServer, fresh: str)
     run(test())
 
 
-def test_reading_to_the_end_ends_when_others_took_the_rest(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_reading_to_the_end_ends_when_others_took_the_rest(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(10))
 
@@ -257,9 +248,7 @@ def test_reading_to_the_end_ends_when_others_took_the_rest(
     run(test())
 
 
-def test_a_watched_queue_is_refused_with_what_would_work(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_a_watched_queue_is_refused_with_what_would_work(rabbitmq: Rabbit, fresh: str) -> None:
     # Given a queue, when tailed, then the refusal names the ways
     with pytest.raises(Unsupported, match=r"firehose.*peek"):
         client(rabbitmq, f"queue:{fresh}").tail()
@@ -292,7 +281,7 @@ def test_the_firehose_shows_what_enters_a_queue(started: Started, fresh: str) ->
     run(test())
 
 
-def test_large_messages_are_not_heaped_up(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_large_messages_are_not_heaped_up(rabbitmq: Rabbit, fresh: str) -> None:
     # Given 200 messages of a megabyte
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, [b"%03d" % n + b"x" * 1_000_000 for n in range(200)])
@@ -318,7 +307,7 @@ def test_large_messages_are_not_heaped_up(rabbitmq: RabbitServer, fresh: str) ->
     run(test())
 
 
-def test_acknowledging_on_a_lost_connection_is_told(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_acknowledging_on_a_lost_connection_is_told(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(3))
 
@@ -369,7 +358,7 @@ def test_a_broker_killed_while_consuming_loses_nothing(started: Started, fresh: 
 
 
 def test_rejecting_for_good_and_dead_letters_of_what_a_failure_left(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     dead = f"{fresh}-dead"
     rabbitmq.declare(dead)
@@ -395,7 +384,7 @@ def test_rejecting_for_good_and_dead_letters_of_what_a_failure_left(
     assert bodies(rabbitmq, fresh) == numbered(2, 4)
 
 
-def test_other_peoples_delivery_tags_do_not_matter(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_other_peoples_delivery_tags_do_not_matter(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(6))
 
@@ -417,3 +406,36 @@ def test_other_peoples_delivery_tags_do_not_matter(rabbitmq: RabbitServer, fresh
             assert channel.queue_declare(fresh, passive=True).method.message_count == 0
 
     run(test())
+
+
+def test_a_single_active_consumer_near_its_limit_hands_over_and_loses_nothing(
+    rabbitmq: Rabbit, fresh: str
+) -> None:
+    # Given a queue that has one active consumer at a time, and two readers of which one wants few
+    rabbitmq.declare(fresh, single_active_consumer=True)
+    fill(rabbitmq, fresh, numbered(200))
+
+    async def test() -> None:
+        few = client(rabbitmq, f"queue:{fresh}", ("prefetch", "4"))
+        async with (
+            few.consume(limit=30) as one,
+            client(rabbitmq, f"queue:{fresh}", ("prefetch", "4")).consume() as two,
+        ):
+            got: dict[int, list[bytes | None]] = {1: [], 2: []}
+            deadline = asyncio.get_running_loop().time() + 30
+            # When both take and settle what they get, until all was seen
+            while len(got[1]) + len(got[2]) < 200:
+                assert asyncio.get_running_loop().time() < deadline, got
+                for number, reader in ((1, one), (2, two)):
+                    if reader.ended:
+                        continue
+                    messages = await reader.receive(3, wait=0.05)
+                    got[number] += values(messages)
+                    await reader.settle(len(messages))
+        # Then each came to one of them, in order, and to the first never more than it wanted
+        assert sorted(got[1] + got[2]) == numbered(200)  # type: ignore[type-var]
+        assert got[1] == sorted(got[1]) and got[2] == sorted(got[2])  # type: ignore[type-var]
+        assert 0 < len(got[1]) <= 30
+
+    run(test())
+    assert ready(rabbitmq, fresh) == 0

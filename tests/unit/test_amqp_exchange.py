@@ -12,14 +12,13 @@ from mqcli.message import Message
 from mqcli.transport import Inspects, Manages, Span, Tails
 from mqcli.transports import _amqp_watch
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit
 from .amqp_support import bodies, client, numbered, published
 from .redis_support import opened, run, some, until, values
 
 
-def queues(server: RabbitServer) -> set[str]:
-    found = server.ctl("list_queues", "name", "--no-table-headers")
-    return set(found.split())
+def queues(server: Rabbit) -> set[str]:
+    return {queue["name"] for queue in server.api("GET", "/api/queues/%2F")}
 
 
 async def seen(reader: Any, sentinel: bytes) -> list[Message]:
@@ -33,7 +32,7 @@ async def seen(reader: Any, sentinel: bytes) -> list[Message]:
                 found.append(message)
 
 
-def test_bindings_choose_what_is_watched(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_bindings_choose_what_is_watched(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"exchange:{fresh}", ("mandatory", "false"))
         await made.create()
@@ -56,7 +55,7 @@ def test_bindings_choose_what_is_watched(rabbitmq: RabbitServer, fresh: str) -> 
     run(test())
 
 
-def test_a_headers_exchange_is_watched_by_headers(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_headers_exchange_is_watched_by_headers(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(
             rabbitmq, f"exchange:{fresh}", ("exchange_type", "headers"), ("mandatory", "false")
@@ -83,7 +82,7 @@ def test_a_headers_exchange_is_watched_by_headers(rabbitmq: RabbitServer, fresh:
     run(test())
 
 
-def test_a_direct_exchange_needs_its_keys_named(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_direct_exchange_needs_its_keys_named(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(
             rabbitmq, f"exchange:{fresh}", ("exchange_type", "direct"), ("mandatory", "false")
@@ -105,9 +104,7 @@ def test_a_direct_exchange_needs_its_keys_named(rabbitmq: RabbitServer, fresh: s
     run(test())
 
 
-def test_the_default_exchange_takes_a_queues_name_as_key(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_the_default_exchange_takes_a_queues_name_as_key(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
 
     async def test() -> None:
@@ -122,7 +119,7 @@ def test_the_default_exchange_takes_a_queues_name_as_key(
 
 
 def test_a_reader_that_is_too_slow_is_told_of_the_gap(
-    rabbitmq: RabbitServer, fresh: str, monkeypatch: pytest.MonkeyPatch
+    rabbitmq: Rabbit, fresh: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_amqp_watch, "_KEPT", 50)
     monkeypatch.setattr(_amqp_watch, "PREFETCH", 10)
@@ -154,7 +151,7 @@ def test_a_reader_that_is_too_slow_is_told_of_the_gap(
     run(test())
 
 
-def test_watching_makes_messages_routable(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_watching_makes_messages_routable(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"exchange:{fresh}")
         await made.create()
@@ -168,7 +165,7 @@ def test_watching_makes_messages_routable(rabbitmq: RabbitServer, fresh: str) ->
     run(test())
 
 
-def test_creating_describing_binding_and_deleting(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_creating_describing_binding_and_deleting(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         options = (("exchange_type", "topic"), ("alternate_exchange", "amq.fanout"))
         made = client(rabbitmq, f"exchange:{fresh}", *options)
@@ -218,9 +215,9 @@ def test_creating_describing_binding_and_deleting(rabbitmq: RabbitServer, fresh:
     run(test())
 
 
-def test_the_firehose_is_unwrapped_on_request(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_the_firehose_is_unwrapped_on_request(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
-    rabbitmq.ctl("trace_on")
+    rabbitmq.trace(True)
 
     async def test() -> None:
         raw = client(rabbitmq, "exchange:amq.rabbitmq.trace", ("bind", "publish.#"))
@@ -239,10 +236,10 @@ def test_the_firehose_is_unwrapped_on_request(rabbitmq: RabbitServer, fresh: str
         assert got.extra == {"exchange": "", "event": "publish", "routing_key": fresh}
 
     run(test())
-    rabbitmq.ctl("trace_off")
+    rabbitmq.trace(False)
 
 
-def test_a_missing_exchange_is_not_made_by_watching(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_missing_exchange_is_not_made_by_watching(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"exchange:{fresh}")
         with pytest.raises(NotFound):

@@ -13,13 +13,13 @@ from mqcli.position import END
 from mqcli.session import Limits
 from mqcli.transport import Publishes, Span
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit, RabbitServer
 from .amqp_support import bodies, client, fill, numbered, other, published
 from .redis_support import Started, run
 
 
 def test_unroutable_messages_are_attributed_even_with_equal_ids(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     # Given a direct exchange with one binding
     with other(rabbitmq) as channel:
@@ -50,7 +50,7 @@ def test_unroutable_messages_are_attributed_even_with_equal_ids(
     assert sorted(bodies(rabbitmq, fresh)) == sorted([b"1", b"3", b"4"] * 50)
 
 
-def test_a_full_queue_refuses_by_nack(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_full_queue_refuses_by_nack(rabbitmq: Rabbit, fresh: str) -> None:
     # Given a queue of at most three messages that refuses more
     made = client(rabbitmq, f"queue:{fresh}", ("max_length", "3"), ("overflow", "reject-publish"))
 
@@ -97,7 +97,7 @@ def test_messages_beyond_the_brokers_size_are_refused_and_the_rest_goes_on(
     assert bodies(server, fresh) == numbered(300)
 
 
-def test_the_wrong_user_id_is_refused_by_message(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_the_wrong_user_id_is_refused_by_message(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"queue:{fresh}")
         await made.create()
@@ -113,7 +113,7 @@ def test_the_wrong_user_id_is_refused_by_message(rabbitmq: RabbitServer, fresh: 
     assert bodies(rabbitmq, fresh) == [b"r"] * 3
 
 
-def test_what_cannot_be_sent_is_refused_before_it_is(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_what_cannot_be_sent_is_refused_before_it_is(rabbitmq: Rabbit, fresh: str) -> None:
     bad = [
         Message(b"v", b"k" * 256),
         Message(b"v", properties={"priority": "high"}),
@@ -146,7 +146,7 @@ def test_what_cannot_be_sent_is_refused_before_it_is(rabbitmq: RabbitServer, fre
 
 
 def test_a_missing_queue_or_exchange_is_not_found_and_not_made(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     async def test() -> None:
         for kind in ("queue", "stream", "exchange"):
@@ -162,7 +162,7 @@ def test_a_missing_queue_or_exchange_is_not_found_and_not_made(
 
 
 def test_properties_and_typed_headers_come_back_and_so_does_x_death(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     headers = (
         ("text", "é"), ("n", 5), ("small", Tagged("i8", 5)), ("f", 0.1), ("raw", b"\xff"),
@@ -212,9 +212,7 @@ def test_properties_and_typed_headers_come_back_and_so_does_x_death(
     run(test())
 
 
-def test_options_are_properties_of_messages_without_their_own(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_options_are_properties_of_messages_without_their_own(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(
             rabbitmq, f"queue:{fresh}", ("content_type", "a/b"), ("persistent", "false"),
@@ -236,9 +234,7 @@ def test_options_are_properties_of_messages_without_their_own(
     run(test())
 
 
-def test_delayed_messages_are_refused_without_the_plugin(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_delayed_messages_are_refused_without_the_plugin(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         plain = client(rabbitmq, f"exchange:{fresh}")
         await plain.create()
@@ -345,14 +341,14 @@ def test_a_broker_killed_while_publishing_leaves_an_exact_account(
     assert len(there) == len(set(there))
 
 
-async def _kill_when(server: RabbitServer, publisher: object) -> None:
+async def _kill_when(server: Rabbit, publisher: object) -> None:
     async with asyncio.timeout(60):
         while publisher.counts.confirmed < 2000:  # type: ignore[attr-defined]  # noqa: ASYNC110
             await asyncio.sleep(0.002)
     await asyncio.to_thread(server.kill)
 
 
-def test_a_queue_deleted_while_publishing_is_told(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_queue_deleted_while_publishing_is_told(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"queue:{fresh}")
         await made.create()
@@ -370,7 +366,7 @@ def test_a_queue_deleted_while_publishing_is_told(rabbitmq: RabbitServer, fresh:
     run(test())
 
 
-def test_a_large_message_is_cut_into_frames(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_large_message_is_cut_into_frames(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"queue:{fresh}")
         await made.create()
@@ -394,9 +390,7 @@ async def _all(reader: object) -> list[Message]:
     return found
 
 
-def test_amqp_publish_and_pika_read_each_others_messages(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_amqp_publish_and_pika_read_each_others_messages(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"queue:{fresh}")
         await made.create()

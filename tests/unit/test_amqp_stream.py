@@ -13,7 +13,7 @@ from mqcli.position import BEGINNING, END, Start
 from mqcli.reader import Reader
 from mqcli.transport import Manages, Span
 
-from ..brokers.rabbitmq import RabbitServer
+from ..brokers.rabbitmq import Rabbit
 from .amqp_support import client, fill, numbered, published
 from .redis_support import opened, run, to_end, values
 
@@ -26,7 +26,7 @@ async def rest(reader: Reader) -> list[bytes | None]:
 
 
 def test_the_last_and_the_end_are_exact_though_the_broker_counts_late(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"stream:{fresh}")
@@ -51,9 +51,7 @@ def test_the_last_and_the_end_are_exact_though_the_broker_counts_late(
     run(test())
 
 
-def test_a_limit_holds_though_the_broker_pushes_whole_chunks(
-    rabbitmq: RabbitServer, fresh: str
-) -> None:
+def test_a_limit_holds_though_the_broker_pushes_whole_chunks(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"stream:{fresh}", ("prefetch", "7"))
         await made.create()
@@ -72,7 +70,7 @@ def test_a_limit_holds_though_the_broker_pushes_whole_chunks(
     run(test())
 
 
-def test_times_start_and_stop_at_a_chunk(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_times_start_and_stop_at_a_chunk(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"stream:{fresh}")
         await made.create()
@@ -99,7 +97,7 @@ def test_times_start_and_stop_at_a_chunk(rabbitmq: RabbitServer, fresh: str) -> 
     run(test())
 
 
-def test_what_retention_removed_is_a_gap(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_what_retention_removed_is_a_gap(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(
             rabbitmq, f"stream:{fresh}", ("max_length_bytes", "20000"), ("segment_bytes", "10000")
@@ -122,7 +120,7 @@ def test_what_retention_removed_is_a_gap(rabbitmq: RabbitServer, fresh: str) -> 
     run(test())
 
 
-def test_a_stream_has_no_groups_and_is_not_purged(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_a_stream_has_no_groups_and_is_not_purged(rabbitmq: Rabbit, fresh: str) -> None:
     # Given a stream, when read by a group or purged, then the refusal says why
     made = client(rabbitmq, f"stream:{fresh}")
     with pytest.raises(Unsupported, match="keeps no offsets"):
@@ -137,7 +135,7 @@ def test_a_stream_has_no_groups_and_is_not_purged(rabbitmq: RabbitServer, fresh:
 
 
 def test_positions_that_are_none_are_refused_before_a_socket_opens_for_them(
-    rabbitmq: RabbitServer, fresh: str
+    rabbitmq: Rabbit, fresh: str
 ) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"stream:{fresh}")
@@ -151,7 +149,7 @@ def test_positions_that_are_none_are_refused_before_a_socket_opens_for_them(
     run(test())
 
 
-def test_types_survive_a_stream(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_types_survive_a_stream(rabbitmq: Rabbit, fresh: str) -> None:
     # Given a message with typed headers and properties, when stored in a stream
     headers = (
         ("a", 5), ("b", "x"), ("c", True), ("d", 0.5), ("e", Tagged("time", 1_700_000_000)),
@@ -177,7 +175,7 @@ def test_types_survive_a_stream(rabbitmq: RabbitServer, fresh: str) -> None:
     run(test())
 
 
-def test_pika_reads_our_stream_and_we_read_its(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_pika_reads_our_stream_and_we_read_its(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"stream:{fresh}")
         await made.create()
@@ -189,7 +187,7 @@ def test_pika_reads_our_stream_and_we_read_its(rabbitmq: RabbitServer, fresh: st
     run(test())
 
 
-def test_headers_that_the_broker_would_lose_are_refused(rabbitmq: RabbitServer, fresh: str) -> None:
+def test_headers_that_the_broker_would_lose_are_refused(rabbitmq: Rabbit, fresh: str) -> None:
     async def test() -> None:
         made = client(rabbitmq, f"stream:{fresh}")
         await made.create()
