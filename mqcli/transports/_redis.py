@@ -22,12 +22,20 @@ from msgspec import Meta, Struct
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from ..errors import BrokerUnavailable, ConnectionLost, MqcliError, NotFound, UsageError
+from ..errors import (
+    BrokerUnavailable,
+    ConnectionLost,
+    MqcliError,
+    NotFound,
+    Refused,
+    UsageError,
+)
 from ..transport import Target
 from . import _redis_errors as errors
+from ._redis_packing import pack
 from ._redis_wire import PublicWire, Replies, Wire, unasked
 
-__all__ = ["RedisLink", "RedisOptions", "ReplyError", "key_of", "pack", "pack_alike", "plan"]
+__all__ = ["RedisLink", "RedisOptions", "ReplyError", "key_of", "plan"]
 
 PRIVATE = ("_writer", "_reader")
 """What is used of redis-py's connection although it is private."""
@@ -38,29 +46,6 @@ DURABLE = (
 )
 # proto-max-bulk-len: its least possible value and its default (redis.conf).
 _SMALLEST_LIMIT, _USUAL_LIMIT = 1 << 20, 512 << 20
-
-pack: Callable[..., bytes] = lambda *args: hiredis.pack_command(args)  # noqa: E731
-"""One command as RESP bytes; arguments are bytes, str (UTF-8) or int."""
-
-
-def pack_alike(
-    command: Sequence[bytes | str | int], values: Sequence[bytes], lengths: set[int]
-) -> bytes:
-    """Commands that differ in their last argument only, one for each of ``values`` (at least
-    one), which have these ``lengths``: several times faster than packing each, and fastest where
-    there is one length."""
-    head = pack(*command, b"")[: -len(b"$0\r\n\r\n")]
-    starts = {n: b"\r\n%b$%d\r\n" % (head, n) for n in lengths}
-    if len(starts) == 1:
-        (between,) = starts.values()
-        parts = list(values)
-        parts[0] = between[2:] + parts[0]
-    else:
-        between = b""
-        parts = [part for value in values for part in (starts[len(value)], value)]
-        parts[0] = parts[0][2:]
-    parts[-1] += b"\r\n"
-    return between.join(parts)
 
 
 class RedisOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -453,6 +438,19 @@ class RedisLink:
                 self._learning = asyncio.create_task(self._learn())
             await asyncio.shield(self._learning)
         return self._max_bulk or _USUAL_LIMIT
+
+    async def too_long(self, values: Sequence[bytes], lengths: set[int]) -> dict[int, MqcliError]:
+        """Refusals, by index, of what the server would hang up on (:meth:`max_bulk`)."""
+        longest = max(lengths, default=0)
+        limit = await self.max_bulk(longest)
+        if longest <= limit:
+            return {}
+        reason = f"it is longer than {limit} bytes, the server's proto-max-bulk-len"
+        return {
+            i: Refused(reason, where=self.where)
+            for i, value in enumerate(values)
+            if len(value) > limit
+        }
 
     async def _learn(self) -> None:
         got, _ = await self.exchange(pack("CONFIG", "GET", "proto-max-bulk-len"), 1, 10.0)

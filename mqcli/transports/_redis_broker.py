@@ -10,7 +10,8 @@ from hiredis import ReplyError
 from ..broker import Broker, Entry
 from ..errors import ConnectionLost
 from ..transport import Target
-from ._redis import RedisLink, RedisOptions, pack
+from ._redis import RedisLink, RedisOptions
+from ._redis_packing import pack
 
 
 class RedisBroker(Broker):

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from ..errors import BrokerUnavailable, ConnectionLost, MqcliError, TryAgainLater
 from ..message import Received
 from ..transport import Feed, Target
-from ._redis import RedisLink, ReplyError, pack
+from ._redis import RedisLink, ReplyError
 from ._redis_list_scripts import ANSWER, Holder, Moves, Side
+from ._redis_packing import pack
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from ._redis import RedisLink, ReplyError, pack
+from ._redis import RedisLink, ReplyError
+from ._redis_packing import pack
 
 Side: TypeAlias = Literal["left", "right"]
 

@@ -17,8 +17,9 @@ from typing import Any
 from ..errors import Unsupported
 from ..message import Received
 from ..transport import Feed, Gap, Span, Target
-from ._redis import RedisLink, ReplyError, pack
+from ._redis import RedisLink, ReplyError
 from ._redis_list_scripts import ANSWER, Side
+from ._redis_packing import pack
 
 _EVERY = 0.1
 """Seconds between two looks."""

@@ -21,7 +21,8 @@ from ..errors import MqcliError, NotFound, UsageError
 from ..message import Header, Received
 from ..position import Start
 from ..transport import Feed, Span
-from ._redis import RedisLink, pack
+from ._redis import RedisLink
+from ._redis_packing import pack
 
 ANSWER = 10.0
 """Seconds that the server may take for a command, beside the time it was told to wait."""

@@ -20,7 +20,8 @@ from hiredis import ReplyError
 from ..errors import ConnectionLost, MqcliError, NotFound
 from ..message import Received
 from ..transport import Gap
-from ._redis import RedisLink, pack
+from ._redis import RedisLink
+from ._redis_packing import pack
 from ._redis_stream_feed import ANSWER, BLOCK, Decoder, Id, Stop, StreamFeed, missing, to_id
 
 __all__ = ["RETURNED", "GroupFeed", "consumer_name"]

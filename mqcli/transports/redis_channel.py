@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 from hiredis import ReplyError
 
-from ..errors import MqcliError, Refused
+from ..errors import MqcliError
 from ..message import Message, Received, contents
 from ..transport import Feed, Gap, Inspects, Outcome, Publishes, Span, Tails, Target, Traits
-from ._redis import RedisLink, RedisOptions, key_of, pack, pack_alike
+from ._redis import RedisLink, RedisOptions, key_of
+from ._redis_packing import pack, pack_alike
 
 __all__ = ["NoChannelOptions", "RedisChannel", "RedisPattern"]
 
@@ -78,13 +79,8 @@ class RedisChannel(Publishes, Tails, Inspects):
         """``receivers`` are subscribers and matching patterns; on a cluster, those of one node."""
         values = contents(batch)
         lengths = set(map(len, values))
-        limit = await self._link.max_bulk(max(lengths, default=0))
-        refused: dict[int, MqcliError] = {}
-        if lengths and max(lengths) > limit:
-            reason = f"it is longer than {limit} bytes, the server's proto-max-bulk-len"
-            for i, value in enumerate(values):
-                if len(value) > limit:
-                    refused[i] = Refused(reason, where=self.target.where)
+        refused = await self._link.too_long(values, lengths)
+        if refused:
             values = [value for i, value in enumerate(values) if i not in refused]
             lengths = set(map(len, values))
         if not values:

@@ -15,7 +15,7 @@ from ..errors import (
     Unsupported,
     UsageError,
 )
-from ..message import Message
+from ..message import Message, contents
 from ..options import Duration
 from ..transport import (
     Consumes,
@@ -29,16 +29,12 @@ from ..transport import (
     Target,
     Traits,
 )
-from ._redis import DURABLE, RedisLink, RedisOptions, ReplyError, key_of, pack
+from ._redis import DURABLE, RedisLink, RedisOptions, ReplyError, key_of
 from ._redis_list_scripts import ANSWER, Keys, Side
+from ._redis_packing import pack, pack_variadic
 
 _VALUES = 100_000
 """Values of one push: a server parses at most a million arguments."""
-
-_SMALL = 1 << 20
-"""No server can be told to refuse values of up to this size: ``proto-max-bulk-len`` is larger."""
-
-_LIMIT, _DEFAULT_LIMIT = "proto-max-bulk-len", 512 << 20
 
 _LEAST_LEASE = 1.0
 """Seconds."""
@@ -85,7 +81,6 @@ class RedisList(Publishes, Consumes, Tails, Inspects, Manages):
         super().__init__(target)
         self._key = key_of(target)
         self._link = RedisLink(target, self._key)
-        self._largest: int | None = None
 
     @classmethod
     def traits(cls, options: Any, group: str | None) -> Traits:
@@ -120,22 +115,20 @@ class RedisList(Publishes, Consumes, Tails, Inspects, Manages):
 
     async def publish(self, batch: Sequence[Message], timeout: float) -> Outcome:
         """One push for the batch, which one integer confirms: all of it or nothing is in."""
-        refused: dict[int, MqcliError] = {}
-        values = [message.value for message in batch]
+        values = contents(batch)
+        lengths = set(map(len, values))
+        refused = await self._link.too_long(values, lengths)
         indices: Sequence[int] = range(len(values))
-        if max(map(len, values), default=0) > _SMALL:  # type: ignore[arg-type]
-            refused = await self._too_large(values, timeout)
+        if refused:
             indices = [i for i in indices if i not in refused]
             values = [values[i] for i in indices]
+            lengths = set(map(len, values))
+        command = "LPUSH" if self.target.options.side == "left" else "RPUSH", self._key
         parts = [indices[at : at + _VALUES] for at in range(0, len(values), _VALUES)]
-        command = "LPUSH" if self.target.options.side == "left" else "RPUSH"
-        if len(parts) == 1:
-            packed = pack(command, self._key, *values)
-        else:
-            packed = b"".join(
-                pack(command, self._key, *values[at : at + _VALUES])
-                for at in range(0, len(values), _VALUES)
-            )
+        packed = b"".join(
+            pack_variadic(command, values[at : at + _VALUES], lengths)
+            for at in range(0, len(values), _VALUES)
+        )
         if not parts:
             return Outcome(0, refused)
         replies, cause = await self._link.exchange(packed, len(parts), timeout)
@@ -148,29 +141,6 @@ class RedisList(Publishes, Consumes, Tails, Inspects, Manages):
                 confirmed += len(part)
         unknown = [i for part in parts[len(replies) :] for i in part]
         return Outcome(confirmed, refused, unknown, cause if unknown else None)
-
-    async def _too_large(
-        self, values: Sequence[bytes | None], timeout: float
-    ) -> dict[int, MqcliError]:
-        # Asked only when it matters. The server would not refuse such a value alone: it hangs up.
-        if self._largest is None:
-            try:
-                pair = await self._link.call("CONFIG", "GET", _LIMIT, timeout=timeout)
-                self._largest = int(pair[1])
-            except BrokerUnavailable:
-                raise
-            except MqcliError:  # may be forbidden
-                self._largest = _DEFAULT_LIMIT
-        largest = self._largest
-        return {
-            i: Refused(
-                f"a value of {len(value)} bytes is too large",
-                where=self.target.where,
-                why=f"the server takes {largest} ({_LIMIT})",
-            )
-            for i, value in enumerate(values)
-            if value is not None and len(value) > largest
-        }
 
     async def subscribe(self, span: Span, group: str | None, limit: int | None) -> Feed:
         from ._redis_list_feed import PopFeed, ReliableFeed

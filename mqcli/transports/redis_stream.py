@@ -25,7 +25,8 @@ from ..transport import (
     Target,
     Traits,
 )
-from ._redis import DURABLE, RedisLink, RedisOptions, key_of, pack, pack_alike
+from ._redis import DURABLE, RedisLink, RedisOptions, key_of
+from ._redis_packing import pack, pack_alike
 from ._redis_stream_feed import ANSWER, Decoder, LogFeed, Places, missing
 from ._redis_stream_group import GroupFeed
 

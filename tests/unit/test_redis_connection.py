@@ -26,8 +26,9 @@ from mqcli.errors import (
 from mqcli.message import Message
 from mqcli.registry import broker_target
 from mqcli.transports import _redis
-from mqcli.transports._redis import RedisLink, ReplyError, key_of, pack
+from mqcli.transports._redis import RedisLink, ReplyError, key_of
 from mqcli.transports._redis_errors import from_reply
+from mqcli.transports._redis_packing import pack
 from mqcli.transports._redis_wire import PublicWire, Wire
 
 from ..brokers.process import free_port
