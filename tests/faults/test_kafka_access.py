@@ -157,3 +157,30 @@ def test_rights_that_are_taken_away_in_mid_publish(
     assert fate["fate"] == "refused" and "TOPIC_AUTHORIZATION_FAILED" in fate["why"]
     assert "1 confirmed, 1 refused, 0 unknown" in said
     assert cli("consume", alice, "-e").ok().out == b"one\n"
+
+
+def mutual() -> KafkaServer:
+    """A broker that wants a certificate of its clients, too."""
+    server = KafkaServer("ssl.client.auth=required", tls=True)
+    made = server.certificates
+    assert made is not None
+    server._base += ["-X", f"ssl.certificate.location={made.cert}"]
+    server._base += ["-X", f"ssl.key.location={made.key}"]
+    return server
+
+
+def test_a_client_certificate_is_shown_where_it_is_wanted(
+    cli: Cli, started: Started, fresh: str
+) -> None:
+    # Given a broker that wants a certificate
+    server: KafkaServer = started(mutual)
+    made = server.certificates
+    assert made is not None
+    address, ca = f"{server.url}/{fresh}", ("-O", f"ssl_ca_certs={made.ca}")
+    ours = (*ca, "-O", f"ssl_certfile={made.cert}", "-O", f"ssl_keyfile={made.key}")
+    # When it is shown, then everything works
+    cli("publish", address, "--create", *ours, "v").ok()
+    assert cli("consume", address, "-e", *ours).ok().out == b"v\n"
+    # and without it, that is what is told
+    refused = cli("publish", address, *ca, "x", "--connect-timeout", "5s")
+    assert refused.code == 69 and "certificate" in refused.err.lower(), refused

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from mqcli.message import Message
 from mqcli.transport import Span
-from tests.brokers.kafka import Kafka
-from tests.cli.support import Cli, finish
+from tests.brokers.kafka import Kafka, KafkaServer
+from tests.cli.support import Cli, finish, until
 from tests.unit.kafka_support import make, publish, run, topic
 
 
@@ -135,3 +136,37 @@ def test_a_tail_without_a_stop_sees_new_partitions_as_a_program(
         # Then it is seen within seconds
         result = finish(process, 30)
     assert (result.code, result.out) == (0, b"one\n"), result
+
+
+def test_a_compacted_log_ends_behind_its_holes(
+    cli: Cli, started: Callable[[Callable[[], Any]], Any], fresh: str
+) -> None:
+    # Given a log of which compaction has left little
+    server: KafkaServer = started(lambda: KafkaServer("log.cleaner.backoff.ms=100"))
+    address = f"{server.url}/{fresh}"
+    config = ("cleanup.policy=compact", "segment.ms=100", "min.cleanable.dirty.ratio=0.01")
+    cli("create", address, *(word for pair in config for word in ("-O", f"config={pair}"))).ok()
+    total = 0
+
+    def left() -> int:
+        return len(cli("consume", address, "-e").ok().out.splitlines())
+
+    def compacted() -> bool:
+        nonlocal total
+        # A new message of the same key closes the segment before it, which can then be compacted.
+        cli("publish", address, "-k", "k", *(str(n) for n in range(total, total + 50))).ok()
+        total += 50
+        return left() < total - 100
+
+    until(compacted, 60)
+    # When it is read to its end, by a group or not, from the beginning or the last of it
+    got = cli("consume", address, "-e", "-o", "json").ok().out.splitlines()
+    offsets = [int(json.loads(line)["meta"]["position"].partition(":")[2]) for line in got]
+    assert json.loads(got[-1])["value"] == str(total - 1) and offsets[-1] == total - 1
+    assert len(offsets) < total and offsets == sorted(set(offsets))
+    last = cli("tail", address, "-n", "3", "-e").ok().out.split()
+    assert last == [str(n).encode() for n in range(total - 3, total)]
+    assert cli("consume", address, "-g", fresh, "-e").ok().out.split()[-1] == last[-1]
+    # Then it ends, and the group has nothing before it
+    (said,) = envelopes(cli("describe", address, "-g", fresh, "-o", "json").ok().out)
+    assert said["lag"] == 0
