@@ -116,6 +116,22 @@ def test_all_faults_at_once(faulty: str) -> None:
     assert (found.unseen, found.foreign) == (0, 0)
 
 
+def test_refused_messages_are_in_the_latencies_with_their_whole_timeout(faulty: str) -> None:
+    # Given a broker that refuses every tenth message at once
+    report = benchmark(faulty, *LOAD, "-O", "refuse=10", "--confirm-timeout", "20s", code=1)
+    # Then these are counted, with the reason, and are not missed where they never went
+    assert (report.rates.published, report.rates.confirmed) == (COUNT, COUNT * 9 // 10)
+    assert (report.rates.refused, report.rates.unknown) == (COUNT // 10, 0)
+    assert any("refused on purpose" in error for error in report.errors)
+    assert report.delivery is not None and report.delivery.sound
+    assert report.delivery.expected == report.delivery.delivered == COUNT * 9 // 10
+    # And that they failed quickly makes no percentile better: they took the timeout
+    for latency in (report.confirm, report.service):
+        found = latency.decoded()
+        assert found.count == COUNT
+        assert found.above(19_900_000_000) == COUNT // 10
+
+
 def test_a_known_delay_is_in_every_percentile(faulty: str) -> None:
     # Given a broker that holds every message up for 80 ms
     rate = ("--rate", "200", "--duration", "2s", "--warmup", "200ms")

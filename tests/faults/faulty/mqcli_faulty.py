@@ -2,8 +2,9 @@
 damage or delay what is published, and say that all is well. A plugin for tests of the benchmark.
 
 ``-O drop=100`` drops every hundredth message of the load; likewise ``repeat``, ``swap`` (with the
-one before it, of the same batch) and ``flip`` (one bit, another place each time). ``delay`` is how
-long each publish is held up, ``block`` how long each one blocks the whole event loop.
+one before it, of the same batch) and ``flip`` (one bit, another place each time); ``refuse`` is no
+lie: those are not published, and it is said. ``delay`` is how long each publish is held up,
+``block`` how long each one blocks the whole event loop.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from mqcli.errors import MqcliError, Refused
 from mqcli.message import Message
 from mqcli.options import Duration
 from mqcli.transport import Outcome, Target
@@ -34,11 +36,15 @@ class _Faults:
     async def publish(self, batch: Sequence[Message], timeout: float) -> Outcome:
         options = self.target.options
         out: list[Message] = []
-        for message in batch:
+        refused: dict[int, MqcliError] = {}
+        for index, message in enumerate(batch):
             value = message.value or b""
             _, producer, _, number, _ = _PRODUCER_SEQUENCE.unpack(value[-32:])
             if producer == _CONTROL:
                 out.append(message)
+                continue
+            if _hit(options.refuse, number):
+                refused[index] = Refused("refused on purpose")
                 continue
             if _hit(options.drop, number):
                 continue
@@ -57,7 +63,7 @@ class _Faults:
             await asyncio.sleep(options.delay)
         done: Outcome = await super().publish(out, timeout)  # type: ignore[misc]
         assert done.confirmed == len(out), done
-        return Outcome(len(batch))
+        return Outcome(len(batch) - len(refused), refused)
 
 
 def _hit(every: int, number: int) -> bool:
@@ -69,6 +75,7 @@ class FaultyTopicOptions(SqliteTopicOptions, frozen=True, forbid_unknown_fields=
     repeat: int = 0
     swap: int = 0
     flip: int = 0
+    refuse: int = 0
     delay: Duration = Duration(0)
     block: Duration = Duration(0)
 
@@ -82,6 +89,7 @@ class FaultyStreamOptions(StreamOptions, frozen=True, forbid_unknown_fields=True
     repeat: int = 0
     swap: int = 0
     flip: int = 0
+    refuse: int = 0
     delay: Duration = Duration(0)
     block: Duration = Duration(0)
 

@@ -1,0 +1,122 @@
+"""What the load of ``mqcli benchmark`` is made of, as it stands in the destination afterwards."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import pytest
+
+from mqcli.benchmark.result import Report, load
+from tests.brokers.redis import Redis
+
+from .support import Cli
+
+pytestmark = pytest.mark.alone
+
+STAMP = 32
+
+
+class Kept:
+    """A list that was filled and kept, and is removed at the end."""
+
+    def __init__(self, redis: Redis, address: str) -> None:
+        self._redis = redis
+        self.address = address
+
+    def publish(self, cli: Cli, *arguments: str) -> tuple[Report, list[bytes]]:
+        done = cli("benchmark", self.address, "--only", "publish", "--keep", "--warmup", "0",
+                   *arguments, "-o", "json").ok()  # fmt: skip
+        (run,) = load(done.out, "stdout")
+        name = run.address.rpartition(":")[2]
+        values = self._redis.cli("LRANGE", name, "0", "-1")
+        self._redis.cli("DEL", name)
+        return run, values
+
+
+@pytest.fixture
+def kept(redis: Redis, fresh: str) -> Kept:
+    return Kept(redis, f"{redis.url}/list:{fresh}")
+
+
+def test_sizes_are_drawn_from_the_distribution(cli: Cli, kept: Kept) -> None:
+    # Given nine small messages to a large one, of no fixed size
+    _, values = kept.publish(cli, "-c", "2000", "--size", "50-60:9,1000:1")
+    # Then every size is of one of the two, in about that share
+    sizes = [len(value) for value in values]
+    assert len(sizes) == 2000
+    assert all(50 <= size <= 60 or size == 1000 for size in sizes)
+    assert 100 < sizes.count(1000) < 350
+    assert len(set(sizes)) > 5
+
+
+def test_a_payload_goes_in_front_of_the_stamp(cli: Cli, kept: Kept, tmp_path: Path) -> None:
+    # Given a file of any bytes
+    content = bytes(range(1, 256)).replace(b'"', b"").replace(b"\\", b"")
+    (tmp_path / "p.bin").write_bytes(content)
+    # When it is the payload
+    _, values = kept.publish(cli, "-c", "20", "--payload", str(tmp_path / "p.bin"))
+    # Then each message is that, and a stamp of its own
+    assert {value[:-STAMP] for value in values} == {content}
+    assert len({value[-STAMP:] for value in values}) == 20
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high"), [("0", 0, 0.1), ("0.5", 0.35, 0.8), ("1", 0.9, 2)]
+)
+def test_the_random_part_does_not_compress(
+    cli: Cli, kept: Kept, ratio: str, low: float, high: float
+) -> None:
+    # Given a share of random bytes in large messages
+    _, values = kept.publish(cli, "-c", "5", "--size", "20000", "--random-ratio", ratio)
+    # Then about that share is left when they are compressed
+    body = values[0][:-STAMP]
+    assert low <= len(zlib.compress(body)) / len(body) < high
+
+
+def test_a_variable_rate_has_its_phases(cli: Cli, redis: Redis, fresh: str) -> None:
+    # Given a second at 200/s and then a second at 1,000/s
+    done = cli("benchmark", f"{redis.url}/stream:{fresh}", "--variable-rate", "200:1s,1000:1s",
+               "--warmup", "0", "--interval", "1s", "-o", "json").ok()  # fmt: skip
+    (run,) = load(done.out, "stdout")
+    # Then both have been sent, each in its time
+    assert run.model == "open-loop"
+    assert (run.rates.published, run.rates.confirmed, run.rates.received) == (1200, 1200, 1200)
+    first, second = [interval.published for interval in run.intervals[:2]]
+    assert 190 <= first <= 260 and 900 <= second <= 1010
+
+
+def test_a_slow_consumer_builds_a_backlog(cli: Cli, redis: Redis, fresh: str) -> None:
+    # Given a consumer that needs 5 ms for each message, of which there are 500 in a second
+    done = cli("benchmark", f"{redis.url}/list:{fresh}", "--rate", "500", "--duration", "1s",
+               "--warmup", "0", "--consumer-delay", "5ms", "--interval", "200ms",
+               "-o", "json").ok()  # fmt: skip
+    (run,) = load(done.out, "stdout")
+    # Then a backlog grew, was drained after the last one was sent, and shows in the latencies
+    assert run.max_backlog is not None and run.max_backlog > 150
+    assert run.drain_s is not None and run.drain_s > 0.7
+    assert run.end_to_end.max is not None and run.end_to_end.max > 700
+    assert run.delivery is not None and run.delivery.delivered == 500
+    # And the confirmations did not wait for it
+    assert run.confirm.percentiles["p50"] is not None and run.confirm.percentiles["p50"] < 200
+
+
+def test_reading_alone_takes_what_stands_there(cli: Cli, redis: Redis, fresh: str) -> None:
+    # Given a stream with 300 entries of somebody's
+    redis.pipe([("XADD", fresh, "*", "value", str(number)) for number in range(300)])
+    # When consuming alone is measured, for half a second
+    done = cli("benchmark", f"{redis.url}/stream:{fresh}", "--only", "consume", "--use-existing",
+               "--duration", "500ms", "--warmup", "0", "-o", "json")  # fmt: skip
+    # Then all of it was read, and still stands
+    (run,) = load(done.ok().out, "stdout")
+    assert (run.rates.published, run.rates.received) == (0, 300)
+    assert redis.cli("XLEN", fresh) == 300
+
+
+def test_no_more_is_in_flight_than_allowed(cli: Cli, kept: Kept) -> None:
+    # Given one message in flight, and one in a batch
+    run, values = kept.publish(cli, "-c", "300", "--in-flight", "1", "--batch", "1")
+    # Then each waited for the one before: the sum of all service times is no more than the whole
+    assert len(values) == 300
+    assert run.service.mean is not None
+    assert run.service.mean * 300 / 1000 <= run.rates.seconds * 1.02
