@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import Refused, UsageError
+from ..errors import NotFound, Refused, UsageError
 from ..message import Header, Received, Tagged
 from ..roles import Drops
 from ..transport import Consumes, Feed, Span, Traits, Transport
@@ -185,10 +185,8 @@ class QueueFeed(ChannelFeed, Drops):
             # Others may have taken what stood; a delivery can still be on its way behind the
             # first answer, but not behind a second one.
             for _ in range(2):
-                found = await self._link.ask(
-                    lambda: self.channel.queue_declare(self._name, passive=True)
-                )
-            if not found.message_count and not self._tap.ready:
+                count = await self._count()
+            if not count and not self._tap.ready:
                 self.ended = True
 
     async def _check_type(self) -> None:
@@ -198,14 +196,23 @@ class QueueFeed(ChannelFeed, Drops):
         if self._quiet & (self._quiet - 1):
             return
         if not self._standing:
-            found = await self._link.ask(
-                lambda: self.channel.queue_declare(self._name, passive=True)
-            )
-            self._standing = found.message_count or 0
+            self._standing = await self._count()
         if self._standing and not self._tap.ready:
             self._suspect = False
             if await is_stream(self._link, self._name):
                 raise self._wrong_kind()
+
+    async def _count(self) -> int:
+        """Messages that are ready now."""
+        try:
+            found = await self._link.ask(
+                lambda: self.channel.queue_declare(self._name, passive=True)
+            )
+        except NotFound as exc:  # it was there; what tells so has not arrived yet
+            raise NotFound(
+                "the broker ended the reading", where=self._link.where, why="the queue was deleted"
+            ) from exc
+        return found.message_count or 0
 
     def _wrong_kind(self) -> UsageError:
         return UsageError(
