@@ -40,27 +40,30 @@ def cases(url: str, work: Path, lines: Path, many_lines: Path, scale: float) -> 
         ]  # fmt: skip
 
     resp = work / "rpush.resp"
-    if not resp.exists():
-        command = f"*3\r\n$5\r\nRPUSH\r\n$5\r\npeerl\r\n$100\r\n{VALUE}\r\n".encode()
-        with resp.open("wb") as file:
-            for _ in range(five // 10_000):
-                file.write(command * 10_000)
+
+    def ready_made() -> None:
+        drop("peerl")
+        if not resp.exists():
+            command = f"*3\r\n$5\r\nRPUSH\r\n$5\r\npeerl\r\n$100\r\n{VALUE}\r\n".encode()
+            with resp.open("wb") as file:
+                for _ in range(five // 10_000):
+                    file.write(command * 10_000)
 
     yield Case(
-        "publish list: from standard input",
+        "redis: publish list: from standard input",
         Side(
             "mqcli",
             [*MQCLI, "publish", f"{url}/list:ours"],
             many_lines,
             before=lambda: drop("ours", "peerl"),
+            after=lambda: expect(("LLEN", "ours"), five),
         ),
-        Side("redis-cli --pipe", [*cli, "--pipe"], resp, before=lambda: drop("peerl")),
+        Side("redis-cli --pipe", [*cli, "--pipe"], resp, before=ready_made),
         count=five,
         floor=0.8,
-        after=lambda: expect(("LLEN", "ours"), five),
     )
     yield Case(
-        "publish channel:",
+        "redis: publish channel:",
         Side("mqcli", [*MQCLI, "publish", f"{url}/channel:c"], lines),
         Side("redis-benchmark PUBLISH", bench("PUBLISH", "c", VALUE)),
         count=million,
@@ -72,17 +75,17 @@ def cases(url: str, work: Path, lines: Path, many_lines: Path, scale: float) -> 
         before=lambda: drop("peers"),
     )
     yield Case(
-        "publish stream:",
+        "redis: publish stream:",
         Side(
             "mqcli",
             [*MQCLI, "publish", f"{url}/stream:ours"],
             lines,
             before=lambda: drop("ours", "peers"),
+            after=lambda: expect(("XLEN", "ours"), million),
         ),
         xadd,
         count=million,
         floor=1.2,
-        after=lambda: expect(("XLEN", "ours"), million),
     )
 
     def fill(kind: str) -> None:
@@ -104,33 +107,33 @@ def cases(url: str, work: Path, lines: Path, many_lines: Path, scale: float) -> 
 
     pending = ("EVAL", "return redis.call('XPENDING',KEYS[1],'g')[1]", "1", "ours")
     yield Case(
-        "consume stream: with a group, acknowledged",
+        "redis: consume stream: with a group, acknowledged",
         Side(
             "mqcli",
             [*MQCLI, "consume", f"{url}/stream:ours", "-g", "g", "-c", str(million)],
             out=out,
             before=lambda: fill("stream"),
+            after=lambda: same(pending),
         ),
         xadd,
         count=million,
         floor=250 / 650,
-        after=lambda: same(pending),
     )
     yield Case(
-        "consume list: reliably",
+        "redis: consume list: reliably",
         Side(
             "mqcli",
             [*MQCLI, "consume", f"{url}/list:ours", "-e"],
             out=out,
             before=lambda: fill("list"),
+            after=lambda: same(("LLEN", "ours")),
         ),
         xadd,
         count=million,
         floor=400 / 650,
-        after=lambda: same(("LLEN", "ours")),
     )
     yield Case(
-        "one message, start to exit",
+        "redis: one message, start to exit",
         Side("mqcli", [*MQCLI, "publish", f"{url}/list:one", "hello"]),
         Side(
             "bare redis.asyncio",
@@ -142,7 +145,7 @@ def cases(url: str, work: Path, lines: Path, many_lines: Path, scale: float) -> 
     )
     ten_million = ["sh", "-c", f"yes {VALUE} | head -n {int(10_000_000 * scale)}"]
     yield Case(
-        "memory: 10 million lines to channel:",
+        "redis: memory, 10 million lines to channel:",
         Side("mqcli", [*MQCLI, "publish", f"{url}/channel:c"], ten_million),
         memory=120,
         runs=1,
@@ -150,7 +153,7 @@ def cases(url: str, work: Path, lines: Path, many_lines: Path, scale: float) -> 
     stall = 60.0 * min(scale, 1.0)
     for kind, extra in (("list", ()), ("stream", ("-g", "stalled"))):
         yield Case(
-            f"memory: consume {kind}:, output standing still",
+            f"redis: memory, consume {kind}:, output standing still",
             Side(
                 "mqcli",
                 [*MQCLI, "consume", f"{url}/{kind}:ours", *extra],
