@@ -54,14 +54,15 @@ _TRAITS = Traits(
 )
 
 
-class RedisChannel(Publishes, Tails, Inspects):
-    summary = "pub/sub channel: whoever listens gets it, nothing is kept"
+class RedisPattern(Tails):
+    summary = "pub/sub channels by pattern, read only"
     Connection = RedisOptions
     Options = NoChannelOptions
+    subscribe = b"PSUBSCRIBE"
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._channel = key_of(target)
+        self._name = key_of(target)
         # Not the owner of a slot: the cluster carries a message from any node to all.
         self._link = RedisLink(target)
 
@@ -75,6 +76,21 @@ class RedisChannel(Publishes, Tails, Inspects):
     async def aclose(self) -> None:
         await self._link.aclose()
 
+    async def tail(self, span: Span) -> Feed:
+        """Subscribed when it returns: what is published from now on comes."""
+        feed = ChannelFeed(self.target, self._link)
+        try:
+            await feed.begin(pack(self.subscribe, self._name))
+        except BaseException:
+            await feed.aclose()
+            raise
+        return feed
+
+
+class RedisChannel(RedisPattern, Publishes, Inspects):
+    summary = "pub/sub channel: whoever listens gets it, nothing is kept"
+    subscribe = b"SUBSCRIBE"
+
     async def publish(self, batch: Sequence[Message], timeout: float) -> Outcome:
         """``receivers`` are subscribers and matching patterns; on a cluster, those of one node."""
         values = contents(batch)
@@ -85,7 +101,7 @@ class RedisChannel(Publishes, Tails, Inspects):
             lengths = set(map(len, values))
         if not values:
             return Outcome(0, refused)
-        packed = pack_alike((b"PUBLISH", self._channel), values, lengths)
+        packed = pack_alike((b"PUBLISH", self._name), values, lengths)
         got, cause = await self._link.exchange(packed, len(values), timeout)
         if cause is None and not refused:
             try:
@@ -104,9 +120,6 @@ class RedisChannel(Publishes, Tails, Inspects):
                 confirmed += 1
         return Outcome(confirmed, refused, sent[len(got) :], cause, receivers)
 
-    async def tail(self, span: Span) -> Feed:
-        return await _listen(self.target, self._link, b"SUBSCRIBE", self._channel)
-
     async def exists(self) -> bool:
         """Whether anyone listens to it; a channel is nothing else."""
         return bool((await self._subscribers())[0])
@@ -120,45 +133,10 @@ class RedisChannel(Publishes, Tails, Inspects):
         nodes: list[tuple[str, int] | None] = [*self._link.masters] or [None]
         for node in nodes:
             link = self._link if node is None else await self._link.sibling(node)
-            told = await link.call("PUBSUB", "NUMSUB", self._channel, timeout=_ANSWER)
+            told = await link.call("PUBSUB", "NUMSUB", self._name, timeout=_ANSWER)
             counts[0] += told[1]
             counts[1] += await link.call("PUBSUB", "NUMPAT", timeout=_ANSWER)
         return counts[0], counts[1]
-
-
-class RedisPattern(Tails):
-    summary = "pub/sub channels by pattern, read only"
-    Connection = RedisOptions
-    Options = NoChannelOptions
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
-        self._pattern = key_of(target)
-        self._link = RedisLink(target)
-
-    @classmethod
-    def traits(cls, options: NoChannelOptions, group: str | None) -> Traits:
-        return _TRAITS
-
-    async def open(self) -> None:
-        await self._link.open()
-
-    async def aclose(self) -> None:
-        await self._link.aclose()
-
-    async def tail(self, span: Span) -> Feed:
-        return await _listen(self.target, self._link, b"PSUBSCRIBE", self._pattern)
-
-
-async def _listen(target: Target, link: RedisLink, verb: bytes, name: bytes) -> ChannelFeed:
-    """Subscribed when it returns: what is published from now on comes."""
-    feed = ChannelFeed(target, link)
-    try:
-        await feed.begin(pack(verb, name))
-    except BaseException:
-        await feed.aclose()
-        raise
-    return feed
 
 
 class ChannelFeed(Feed):
