@@ -13,7 +13,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +178,8 @@ class Engine:
         for consumer in self._consumers:
             await self._stack.enter_async_context(consumer.reader)
             if self._plan.only != "consume":  # else what is there is read against the clock
-                self._reading.append(asyncio.create_task(consumer.run()))
-        self._tasks.append(asyncio.create_task(self._report()))
+                self._reading.append(self._started(consumer.run()))
+        self._tasks.append(self._started(self._report()))
         return Ready(host_identity(), _facts())
 
     def go(self, start: int, offset: int) -> None:
@@ -192,10 +192,21 @@ class Engine:
         gc.collect()
         gc.freeze()
         gc.callbacks.append(self._collecting)
-        self._tasks += [asyncio.create_task(self._produce(one)) for one in self._producers]
+        self._tasks += [self._started(self._produce(one)) for one in self._producers]
+        self._tasks += [self._started(one.watch()) for one in self._producers]
         if self._plan.only == "consume":
-            self._reading += [asyncio.create_task(self._consume(one)) for one in self._consumers]
-        self._tasks.append(asyncio.create_task(self._measure()))
+            self._reading += [self._started(self._consume(one)) for one in self._consumers]
+        self._tasks.append(self._started(self._measure()))
+
+    def _started(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What ends by a bug, of ours or of a transport, must not be waited for."""
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self._tell(Failed("", repr(bug)))
 
     def halt(self) -> None:
         """Publish nothing more."""

@@ -74,6 +74,11 @@ class Producer:
     async def aclose(self) -> None:
         await self._publisher.__aexit__(None, None, None)
 
+    async def watch(self) -> None:
+        """Raise what no transport may raise: ``run`` may wait for room that never comes."""
+        await self._publisher.wait_for_failure()
+        await self._publisher.mend()
+
     def halt(self) -> None:
         self._halted = True
         self._room.set()

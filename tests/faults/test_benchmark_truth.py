@@ -205,6 +205,18 @@ def test_a_stopped_broker_makes_every_message_late_that_was_due(
     assert report.delivery is not None and report.delivery.delivered == 5000
 
 
+def test_a_bug_of_a_transport_ends_the_run(faulty: str) -> None:
+    # Given a transport that raises what none may raise, when measured
+    done = subprocess.run(
+        [sys.executable, "-m", "mqcli", "benchmark", "-q", faulty, *LOAD, "--only", "publish",
+         "-O", "bug=true"],
+        capture_output=True, timeout=30, env={**os.environ, "PYTHONPATH": str(PLUGIN)},
+    )  # fmt: skip
+    # Then nobody waits for what will not come, and it is called a bug
+    assert done.returncode == 70, (done.returncode, done.stderr[-2000:])
+    assert b"a bug on purpose" in done.stderr
+
+
 def _xadds(server: RedisServer) -> bytes:
     found = [
         line

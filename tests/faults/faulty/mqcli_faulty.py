@@ -4,7 +4,7 @@ damage or delay what is published, and say that all is well. A plugin for tests 
 ``-O drop=100`` drops every hundredth message of the load; likewise ``repeat``, ``swap`` (with the
 one before it, of the same batch) and ``flip`` (one bit, another place each time); ``refuse`` is no
 lie: those are not published, and it is said. ``delay`` is how long each publish is held up,
-``block`` how long each one blocks the whole event loop.
+``block`` how long each one blocks the whole event loop; ``bug`` raises what no transport may.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class _Faults:
                 out.append(message)
             if _hit(options.swap, number) and len(out) > 1:
                 out[-1], out[-2] = out[-2], out[-1]
+        if options.bug:
+            raise RuntimeError("a bug on purpose")
         if options.block:
             time.sleep(options.block)  # noqa: ASYNC251 - this is the fault
         if options.delay:
@@ -76,6 +78,7 @@ class FaultyTopicOptions(SqliteTopicOptions, frozen=True, forbid_unknown_fields=
     swap: int = 0
     flip: int = 0
     refuse: int = 0
+    bug: bool = False
     delay: Duration = Duration(0)
     block: Duration = Duration(0)
 
@@ -90,6 +93,7 @@ class FaultyStreamOptions(StreamOptions, frozen=True, forbid_unknown_fields=True
     swap: int = 0
     flip: int = 0
     refuse: int = 0
+    bug: bool = False
     delay: Duration = Duration(0)
     block: Duration = Duration(0)
 
