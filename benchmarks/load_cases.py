@@ -150,12 +150,13 @@ def kafka(url: str, scale: float) -> Iterator[Case]:
             figure=_rate("confirmed_per_s"),
         ),
         Side(
-            "kafka-producer-perf-test, its best 5 s",
+            "kafka-producer-perf-test, as it reports",
             kafka_cases.producer_perf(hosts, "peer", count),
             before=lambda: kafka_cases.fresh(hosts, "peer"),
             after=lambda: kafka_cases.expect(hosts, "peer", count),
-            # It has no warm-up of its own, so that the whole run would be too low.
-            figure=lambda text: max(map(float, re.findall(r"([\d.]+) records/sec", text))),
+            figure=lambda text: _reports(text)[-1],
+            # It has no warm-up of its own, so that the whole run tells less than it can.
+            note=lambda text: f"its best 5 s: {max(_reports(text)):.0f}/s",
         ),
         floor=3.0,
         runs=3,
@@ -164,6 +165,10 @@ def kafka(url: str, scale: float) -> Iterator[Case]:
         "benchmark kafka: end to end at 1,000/s, median <= 3 ms",
         f"{url}/ours", 1_000, "p50>3ms", scale,
     )  # fmt: skip
+
+
+def _reports(text: str) -> list[float]:
+    return [float(rate) for rate in re.findall(r"([\d.]+) records/sec", text)]
 
 
 def _gate(name: str, address: str, rate: int, rule: str, scale: float) -> Case:

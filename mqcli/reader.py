@@ -238,7 +238,7 @@ class Reader(Session):
             return
         while count > 0:
             feed, messages = self._outstanding[0]
-            done = messages[:count]
+            done = messages if count >= len(messages) else messages[:count]
             count -= len(done)
             if len(done) == len(messages):
                 self._outstanding.popleft()

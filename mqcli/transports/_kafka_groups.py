@@ -36,7 +36,7 @@ from ._kafka_feed import FetchFeed, Reading
 from ._kafka_fetcher import Slot
 from ._kafka_log import last_or_stop_places, last_places
 from ._kafka_offsets import Places, spelled, start_places
-from ._kafka_reading import offsets_by_token
+from ._kafka_reading import by_token
 
 __all__ = ["GroupFeed", "committed_places"]
 
@@ -171,12 +171,12 @@ class GroupFeed(FetchFeed):
         if not messages:
             return 0
         ours = 0
-        for slot, offsets in offsets_by_token(messages):
-            done = self._acked.get(slot, 0)
-            if not self._mine(slot) or offsets[-1] < done:
-                continue
-            ours += len(offsets) if offsets[0] >= done else sum(at >= done for at in offsets)
-            self._acked[slot] = offsets[-1] + 1
+        for slot, places in by_token(messages):
+            done, last = self._acked.get(slot, 0), places[-1].offset
+            if self._mine(slot) and last >= done:
+                fresh = places[0].offset >= done
+                ours += len(places) if fresh else sum(p.offset >= done for p in places)
+                self._acked[slot] = last + 1
         if self._settled():
             self._all_settled.set()
         self._commit_soon()

@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..message import Arrivals, Headers, HeaderValue, Received, Tagged
 from ._kafka_records import CODECS
 
-__all__ = ["RawBatch", "Records", "Run", "Unreadable", "offsets_by_token", "reading", "split"]
+__all__ = ["RawBatch", "Records", "Run", "Unreadable", "by_token", "reading", "split"]
 
 _FRAME = struct.Struct(">qiibIhiqqqhii")
 _FRAME_SIZE = 61
@@ -195,14 +195,18 @@ def reading(
         raise Unreadable(str(exc) or type(exc).__name__) from exc
 
 
-def offsets_by_token(messages: Sequence[Received]) -> Iterable[tuple[Any, list[int]]]:
-    """The offsets, in order, of messages that a feed has handed out."""
+class _Place(Struct):
+    offset: int
+
+
+def by_token(messages: Sequence[Received]) -> Iterable[tuple[Any, Sequence[Any]]]:
+    """What a feed has handed out, in order: things that have an ``offset``."""
     if isinstance(messages, Records):
-        return [(run.token, [r.offset for r in run.records]) for run in messages.runs]
-    found: dict[Any, list[int]] = {}
+        return [(run.token, run.records) for run in messages.runs]
+    found: dict[Any, list[_Place]] = {}
     for message in messages:
         offset = int(message.position.rpartition(":")[2])
-        found.setdefault(message.token, []).append(offset)
+        found.setdefault(message.token, []).append(_Place(offset))
     return found.items()
 
 
