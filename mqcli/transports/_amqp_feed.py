@@ -29,6 +29,9 @@ PREFETCH = 2000
 _FULL, _ROOM = 24 << 20, 12 << 20
 _OVERHEAD = 300
 _CACHED = 1000
+_BURST, _ENOUGH, _GATHERING = 16, 500, 0.005
+"""So many at once are a stream of them: then it pays, the broker above all, to wait these seconds
+for enough, which one acknowledgement covers. A trickle is handed out as it comes."""
 
 Raw = tuple[int, bytes, bytes, bytes]
 """Redelivered, exchange with routing key, properties, body. Delivery tags count from 1."""
@@ -218,6 +221,7 @@ class ChannelFeed(Feed):
         """Of the latest message that was taken; the broker counts from 1."""
         self._closed = False
         self._quiet_at = 0.0
+        self._enough = 0
 
     @property
     def channel(self) -> AbstractChannel:
@@ -231,6 +235,8 @@ class ChannelFeed(Feed):
         self, queue: str, prefetch: int, arguments: Sequence[Header] = (), exclusive: bool = False
     ) -> None:
         link, channel = self._link, self.channel
+        # The broker stops at the prefetch, long before which it must hear of us.
+        self._enough = min(_ENOUGH, (prefetch or _ENOUGH * 4) // 4)
         self._consumer = f"mqcli-{channel.number}-{self._tap.count}"
         await link.ask(lambda: channel.basic_qos(prefetch_count=prefetch))
         frame = commands.Basic.Consume(
@@ -250,6 +256,8 @@ class ChannelFeed(Feed):
         self._quiet_at = self._quiet_at or loop.time() + self.idle_after
         while not self.ended and not self._closed:
             if tap.ready:
+                if _BURST <= len(tap.ready) < self._enough:
+                    await asyncio.sleep(_GATHERING)
                 self._quiet_at = loop.time() + self.idle_after
                 messages = self._made(tap.take(max_messages, max_bytes))
                 self._handed_out(messages)

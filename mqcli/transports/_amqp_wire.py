@@ -68,7 +68,7 @@ class Wire(asyncio.StreamReaderProtocol):
         self._taps: dict[int, Tap] = {}
         self._rest = b""
         self._alive = self._told = loop.time()
-        self._paused = False
+        self._standing = False
         self._asking = 0
         self._watch: asyncio.TimerHandle | None = None
         self._silence = 0.0
@@ -98,7 +98,7 @@ class Wire(asyncio.StreamReaderProtocol):
         if self.lost is not None or self.transport is None:
             return
         now = self._loop.time()
-        if self._paused:
+        if self._standing:
             # Silence is our own doing; aiormq must not take it for the broker's.
             self._alive = now
             self._tell_alive(now)
@@ -126,16 +126,16 @@ class Wire(asyncio.StreamReaderProtocol):
         """Read nothing more for now: the messages that came have no room."""
         if (
             not self._asking
-            and not self._paused
+            and not self._standing
             and self.transport is not None
             and self.lost is None
         ):
-            self._paused = True
+            self._standing = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and self.transport is not None:
-            self._paused = False
+        if self._standing and self.transport is not None:
+            self._standing = False
             self._alive = self._loop.time()
             if self.lost is None and not self.transport.is_closing():
                 self.transport.resume_reading()

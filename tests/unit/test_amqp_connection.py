@@ -361,3 +361,23 @@ def test_arguments_have_types(text: str, wanted: object) -> None:
 def test_arguments_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_argument(text)
+
+
+def test_reading_that_stands_still_does_not_confuse_a_full_socket(
+    rabbitmq: Rabbit, fresh: str
+) -> None:
+    # Given a connection whose reading was stopped because nobody takes the messages
+    async def scenario() -> None:
+        async with opened(rabbitmq.at(f"queue:{fresh}")) as transport:
+            wire = transport._link.wire
+            wire.pause()
+            # When the system takes no more bytes either, and later both go on
+            wire.pause_writing()
+            assert not wire.writable.is_set()
+            wire.resume_writing()
+            wire.resume()
+            # Then the connection serves as before
+            assert wire.writable.is_set()
+            assert not await transport.exists()
+
+    run(scenario())
