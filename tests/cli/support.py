@@ -117,7 +117,7 @@ class Cli:
         return self("-c", script, env={"PATH": path}, program=(program,))
 
 
-def finish(process: subprocess.Popen[bytes], limit: float = 15.0) -> Result:
+def finish(process: subprocess.Popen[bytes], limit: float = 60) -> Result:
     """The end of a process that ends by itself."""
     out, err = process.communicate(timeout=limit)
     return Result(process.returncode, out or b"", (err or b"").decode())

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -66,6 +67,9 @@ def _pairs(data: bytes) -> tuple[Any, ...]:
             value, data = data[0] == 1, data[1:]
         elif code == b"V":
             value = Tagged("null", None)
+        elif code == b"D":
+            scale, number = struct.unpack(">Bi", data[:5])
+            value, data = Tagged("decimal", str(Decimal(number).scaleb(-scale))), data[5:]
         else:
             tag, form = _NUMBERS[code]
             (number,) = struct.unpack(form, data[: struct.calcsize(form)])

@@ -291,7 +291,7 @@ def test_large_messages_are_not_heaped_up(rabbitmq: Rabbit, fresh: str) -> None:
             feed = await transport.subscribe(Span(), None, None)
             # When the reader stands still, then the reading from the socket does, too
             (first,) = await some(feed, 1)
-            await until(lambda: transport._link.wire._paused)
+            await until(lambda: transport._link.wire._standing)
             held = sum(len(raw[3]) for raw in feed._tap.ready)
             assert held < 32 << 20
             # and yet it can acknowledge, and go on to the end
