@@ -59,7 +59,10 @@ def test_a_fixed_rate(cli: Cli, place: Place) -> None:
     # Given a destination that does not exist, when measured at a fixed rate
     run = one_run(cli("benchmark", place.address, *SHORT).ok().out)
     # Then every message was confirmed and delivered as it was
-    assert (run.rates.published, run.rates.confirmed, run.rates.received) == (500, 500, 500)
+    assert run.rates.published == 500
+    # (what was published before the clock started and comes behind it counts in these rates)
+    assert run.rates.confirmed == pytest.approx(500, rel=0.1)
+    assert run.rates.received == pytest.approx(500, rel=0.1)
     assert run.delivery is not None
     assert (run.delivery.expected, run.delivery.delivered) == (600, 600)
     assert not run.delivery.firsts
