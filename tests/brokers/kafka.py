@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from mqcli.message import Header, Message, Tagged
 
+from .maven import copied
 from .process import Process, Program, Unavailable, foreign, free_port, short_folder, wait_until
 from .tls import Certificates
 
@@ -51,24 +51,7 @@ def jars() -> str:
     given = os.environ.get("MQCLI_KAFKA_JARS")
     if given:
         return f"{given}/*"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "mqcli-tests" / f"kafka-{VERSION}"
-    if not folder.exists():
-        if shutil.which("mvn") is None:
-            raise Unavailable("mvn is not on the PATH to get Kafka from Maven Central")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not there: another test process may look at any moment.
-        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-            (Path(made) / "pom.xml").write_text(_POM)
-            done = subprocess.run(
-                ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"],
-                cwd=made, capture_output=True, stdin=subprocess.DEVNULL, timeout=600,
-            )  # fmt: skip
-            if done.returncode:
-                raise Unavailable(f"mvn cannot get Kafka: {done.stdout[-500:].decode()}")
-            with contextlib.suppress(OSError):
-                (Path(made) / "jars").rename(folder)
-    return f"{folder}/*"
+    return copied(f"kafka-{VERSION}", _POM)
 
 
 class Kafka:
