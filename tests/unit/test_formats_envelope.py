@@ -1,4 +1,8 @@
-"""The JSON envelope: an exact inverse in both directions, and clear words for what is wrong."""
+"""The JSON envelope: an exact inverse in both directions, and clear words for what is wrong.
+
+One file beyond the usual length: most of it is tables of what must be equal or refused, which
+both directions read.
+"""
 
 from __future__ import annotations
 

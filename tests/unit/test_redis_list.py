@@ -1,4 +1,8 @@
-"""Redis lists: what is promised in docs/redis-list.md, against real servers and redis-cli."""
+"""Redis lists: what is promised in docs/redis-list.md, against real servers and redis-cli.
+
+One file beyond the usual length, as the page is one: every promise is about the same keys and
+leases, and is looked at through the same helpers.
+"""
 
 from __future__ import annotations
 

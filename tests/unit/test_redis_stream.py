@@ -1,4 +1,8 @@
-"""Redis streams: what is promised in docs/redis.md, against real servers and redis-cli."""
+"""Redis streams: what is promised in docs/redis.md, against real servers and redis-cli.
+
+One file beyond the usual length: log and group are two readings of the same entries, and share
+the helpers that write and look at them.
+"""
 
 from __future__ import annotations
 
