@@ -20,6 +20,7 @@ need mvn maven
 need openssl openssl
 need zsh zsh
 need fish fish
+need chromium chromium
 
 policy=/usr/sbin/policy-rc.d
 
