@@ -131,7 +131,9 @@ class Producer:
                 await self._submit(self._stamper.times(times), times, now)
         finally:
             if not self._halted:
-                found.unsent = schedule.total - sent
+                # What never became due because a failure ended the run was nobody's to send.
+                due = schedule.due(clock() - clock.start)
+                found.unsent = max(0, due - sent)
 
     async def _saturate(self) -> None:
         plan, clock = self._plan, self._clock

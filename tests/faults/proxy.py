@@ -75,9 +75,12 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        pair = Pair(self, (reader, writer), above)
+        pair = self._pair((reader, writer), above)
         self._pairs.append(pair)
         pair.start()
+
+    def _pair(self, client: Stream, server: Stream) -> Pair:
+        return Pair(self, client, server)
 
     def cut(self) -> None:
         """Reset all connections."""
