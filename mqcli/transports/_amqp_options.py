@@ -90,6 +90,10 @@ class QueueOptions(_Made, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Annotated[int, Meta(ge=1, le=65535)],
         Meta(description="consume: messages that the broker may push ahead"),
     ] = 2000
+    ack_every: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)],
+        Meta(description="consume: acknowledge so many together, or what there is after 0.1 s"),
+    ] = 1
     consumer_priority: Annotated[
         Annotated[int, Meta(ge=-(2**31), lt=2**31)] | None,
         Meta(description="consume: higher gets messages first"),

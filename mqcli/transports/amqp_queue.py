@@ -85,6 +85,10 @@ class AmqpQueue(QueueLike, Consumes):
         return queue_arguments(self.target.options)
 
 
+_ACK_WITHIN = 0.1
+"""Seconds that an acknowledgement may wait for others (``ack_every``)."""
+
+
 class QueueFeed(ChannelFeed, Drops):
     """Takes messages. So that the broker never pushes more than ``limit`` in all, near the limit
     the consumer is ended before an acknowledgement would give it room, and begun anew for what is
@@ -99,6 +103,9 @@ class QueueFeed(ChannelFeed, Drops):
         self._handed = self._last_handed = 0
         self._settled_upto = 0
         self._settled_ahead: set[int] = set()
+        self._told_upto = 0
+        """Acknowledgements up to here were sent; those up to ``_settled_upto`` may wait."""
+        self._telling: asyncio.TimerHandle | None = None
         self._first_tag = 1
         self._prefetch = 0
         self._wanted: int | None = None
@@ -260,6 +267,8 @@ class QueueFeed(ChannelFeed, Drops):
                 await self._stop_consumer()
             self._send(tags, how)
             self._acked += fresh
+            if full:
+                self._tell()
             if full and self._limit is not None and self._tap.count < self._limit:
                 await self._consume()
             return len(tags)
@@ -267,16 +276,43 @@ class QueueFeed(ChannelFeed, Drops):
     def _send(self, tags: Sequence[int], how: _How) -> None:
         """One method for all of them where they are the oldest, as they are as a rule."""
         first, last = tags[0], tags[-1]
+        if how is not _ACK:  # it would mean those that are still to be acknowledged as well
+            self._tell()
         if first == self._settled_upto + 1 and last - first + 1 == len(tags):
             self._settled_upto = last
-            self._method(last, how, multiple=True)
+            if how is _ACK:
+                self._tell_soon()
+            else:
+                self._told_upto = last
+                self._method(last, how, multiple=True)
         else:
+            self._tell()
             self._settled_ahead.update(tags)
             for tag in tags:
                 self._method(tag, how, multiple=False)
+        if self._settled_upto + 1 in self._settled_ahead:
+            self._tell()  # of the last one that the broker still counts: another tag is an error
         while self._settled_upto + 1 in self._settled_ahead:
             self._settled_upto += 1
+            self._told_upto = self._settled_upto
             self._settled_ahead.remove(self._settled_upto)
+
+    def _tell_soon(self) -> None:
+        # Not so late that the broker has nothing left that it may push.
+        every = min(self._options.ack_every, max(1, self._prefetch // 2))
+        if self._settled_upto - self._told_upto >= every:
+            self._tell()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_ACK_WITHIN, self._tell)
+
+    def _tell(self) -> None:
+        """Acknowledge what is settled and waits for more."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        if self._told_upto < self._settled_upto and not self._tap.gone:
+            self._told_upto = self._settled_upto
+            self._method(self._told_upto, _ACK, multiple=True)
 
     def _method(self, tag: int, how: _How, multiple: bool) -> None:
         bits = how.bits | multiple
@@ -284,6 +320,7 @@ class QueueFeed(ChannelFeed, Drops):
         wire.send(self._tap.number, 60, how.method, tag.to_bytes(8, "big") + bytes((bits,)))
 
     async def aclose(self) -> None:
+        self._tell()
         held = [
             tag
             for tag in range(self._settled_upto + 1, self._last_handed + 1)

@@ -166,6 +166,12 @@ class QuorumHarness(QueueHarness):
     options = (("queue_type", "quorum"),)
 
 
+class GatheringHarness(QueueHarness):
+    """Acknowledgements that wait for each other keep every promise."""
+
+    options = (("ack_every", "3"),)
+
+
 class StreamHarness(RabbitHarness):
     kind = "stream"
 

@@ -7,7 +7,7 @@ import pytest
 from mqcli.testing import TransportConformance
 
 from ..brokers.rabbitmq import Rabbit
-from .rabbitmq_harness import QueueHarness, QuorumHarness
+from .rabbitmq_harness import GatheringHarness, QueueHarness, QuorumHarness
 
 
 class TestClassicQueue(TransportConformance):
@@ -20,3 +20,9 @@ class TestQuorumQueue(TransportConformance):
     @pytest.fixture
     def harness(self, rabbitmq: Rabbit) -> QuorumHarness:
         return QuorumHarness(rabbitmq)
+
+
+class TestGatheredAcknowledgements(TransportConformance):
+    @pytest.fixture
+    def harness(self, rabbitmq: Rabbit) -> GatheringHarness:
+        return GatheringHarness(rabbitmq)

@@ -227,6 +227,35 @@ def test_a_queue_and_a_stream_are_told_apart(rabbitmq: Rabbit, fresh: str) -> No
     run(test())
 
 
+def test_acknowledgements_that_wait_for_others_do_not_stop_the_broker(
+    rabbitmq: Rabbit, fresh: str
+) -> None:
+    rabbitmq.declare(fresh)
+    fill(rabbitmq, fresh, numbered(5))
+
+    async def test() -> None:
+        # Given a reader that may have four messages, and has to acknowledge many together
+        made = client(rabbitmq, f"queue:{fresh}", ("prefetch", "4"), ("ack_every", "1000"))
+        async with made.consume() as reader:
+            got: list[Received] = []
+            while len(got) < 4:
+                got += await reader.receive(4)
+            # When it settles one of them, and then waits for the next
+            await reader.settle(1)
+            got += await reader.receive(wait=10)
+            # Then that comes
+            assert values(got) == numbered(5)
+            # and when it settles another and ends at once, that is acknowledged
+            await reader.settle(1)
+        async with client(rabbitmq, f"queue:{fresh}").consume(TO_END) as reader:
+            rest: list[Received] = []
+            while not reader.ended:
+                rest += await reader.receive()
+            assert values(rest) == numbered(3, 2)
+
+    run(test())
+
+
 def test_reading_to_the_end_ends_when_others_took_the_rest(rabbitmq: Rabbit, fresh: str) -> None:
     rabbitmq.declare(fresh)
     fill(rabbitmq, fresh, numbered(10))
