@@ -33,6 +33,9 @@ _SHARED_PROBES = 3.0
 """Seconds for each of several that share to receive a probe; some may get nothing at all."""
 _QUIET = 0.2
 _ANSWER = 30.0
+_STOPPED = 0.8
+"""Seconds for what is under way to arrive once a run is told to stop: the program has to end within
+two after a time limit."""
 
 
 class Progress(msgspec.Struct):
@@ -90,7 +93,7 @@ async def conduct(
                 await led.refuse_listeners()
             await led.probe()
         await led.go()
-        await led.produced()
+        await led.produced(drain)
         ended = time.monotonic_ns()
         await led.drained(drain)
         return await led.hand(ended)
@@ -121,6 +124,8 @@ class _Led:
         self.prober: Publisher = self._make_prober()
         self._notes: list[str] = []
         self._complete = True
+        self._broken = False
+        """A worker lost its broker. Not told by ``stop``, which is the user's, for all runs."""
         self._moved = 0
 
     def _make_prober(self) -> Publisher:
@@ -166,7 +171,7 @@ class _Led:
                 self._failures.append(word)
                 if not word.final:
                     # One of many is gone: what it measured stands, and the run ends.
-                    self.stop.set()
+                    self._broken = True
         self._changed.set()
 
     def _add(self, tick: Tick) -> None:
@@ -191,6 +196,10 @@ class _Led:
     def _sum(self, name: str) -> int:
         return sum(getattr(tick, name) for tick in self._latest.values())
 
+    @property
+    def _ending(self) -> bool:
+        return self._broken or self.stop.is_set()
+
     async def _until(
         self, true: Callable[[], bool], limit: float | None, *, stoppable: bool = True
     ) -> bool:
@@ -203,7 +212,7 @@ class _Led:
                     if failed.final:
                         raise raised(failed)
                 left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or (stoppable and self.stop.is_set()):
+                if (left is not None and left <= 0) or (stoppable and self._ending):
                     return False
                 self._changed.clear()
                 changing = asyncio.ensure_future(self._changed.wait())
@@ -260,7 +269,7 @@ class _Led:
             if await self._until(lambda: self._sum("probed") >= wanted, _PROBE_EVERY):
                 return
             now = time.monotonic()
-            if self.stop.is_set() or now > deadline:
+            if self._ending or now > deadline:
                 raise self._ended_early("the consumers did not receive any probe")
             if self._sum("probed") and self.shared:
                 first = first or now
@@ -277,8 +286,9 @@ class _Led:
         for link in self.links:
             await link.send(Go(start, link.offset))
 
-    async def produced(self) -> None:
-        """Return when the producers have ended, or consuming alone has lasted long enough."""
+    async def produced(self, patience: float) -> None:
+        """Return when the producers have ended, or consuming alone has lasted long enough; where it
+        is to have a count, nothing new for ``patience`` seconds is enough as well."""
         plan = self.plan
         lead = (self.progress.start - time.monotonic_ns()) / 1e9
         if plan.only == "consume":
@@ -287,8 +297,16 @@ class _Led:
             def enough() -> bool:
                 return count is not None and self._sum("sound") >= count
 
-            limit = None if count is not None else lead + plan.warmup + plan.lasts
-            self._complete = await self._until(enough, limit) or not self.stop.is_set()
+            if count is None:
+                await self._until(lambda: False, lead + plan.warmup + plan.lasts)
+            else:
+                before, since = -1, time.monotonic() + lead
+                while not await self._until(enough, _PROBE_EVERY) and not self._ending:
+                    if (sound := self._sum("sound")) != before:
+                        before, since = sound, max(since, time.monotonic())
+                    elif time.monotonic() - since > patience:
+                        break
+            self._complete = not self._ending or (count is not None and enough())
         else:
             # A tick from before the start says nothing: wait for one of each from after it.
             def ended() -> bool:
@@ -297,7 +315,7 @@ class _Led:
                     tick.number >= 0 and not tick.producing for tick in ticks
                 )
 
-            self._complete = await self._until(ended, None)
+            self._complete = await self._until(ended, None) and not self._broken
             if not self._complete:
                 for link in self.links:
                     await link.send(Halt())
@@ -309,13 +327,17 @@ class _Led:
         """Everything confirmed has arrived, or nothing came for ``patience`` seconds."""
         if not self.plan.consumers or self.plan.only != "both":
             return
-        if not self._complete:
-            patience = min(patience, 1.0)
+        stopped: float | None = None
         moved, before, marked = time.monotonic(), -1, -10.0
         ordered = self.client.traits(self.plan.group).order == "all"
         number = MARK
         while True:
             now = time.monotonic()
+            if self._ending or not self._complete:
+                self._complete = False
+                stopped = stopped or now
+                if now - stopped > _STOPPED:
+                    return
             sound = self._sum("sound")
             if sound != before:
                 moved, before = now, sound

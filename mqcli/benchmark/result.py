@@ -194,7 +194,7 @@ def load(data: bytes, name: str) -> list[Report]:
         raise InputError("not a saved benchmark", where=name, why=str(exc)) from exc
     runs = saved.get("runs") if isinstance(saved, dict) and "runs" in saved else [saved]
     found = []
-    for run in runs or []:
+    for run in runs if isinstance(runs, list) else [runs]:
         schema = run.get("schema") if isinstance(run, dict) else None
         if schema != SCHEMA:
             raise InputError(
@@ -204,8 +204,19 @@ def load(data: bytes, name: str) -> list[Report]:
             )
         try:
             found.append(msgspec.convert(run, Report))
-        except msgspec.ValidationError as exc:
+            _check_histograms(found[-1])
+        except ValueError as exc:  # msgspec's too
             raise InputError("a damaged benchmark", where=name, why=str(exc)) from exc
     if not found:
         raise InputError("no run is saved here", where=name)
     return found
+
+
+def _check_histograms(report: Report) -> None:
+    """Raises ValueError where one cannot be read."""
+    latencies = [report.confirm, report.service, report.publish_delay, report.end_to_end]
+    for row in report.intervals:
+        latencies += [row.confirm, row.end_to_end]
+    for latency in latencies:
+        if latency.decoded().count != latency.count:
+            raise ValueError("a histogram has not as many samples as it is said to have")

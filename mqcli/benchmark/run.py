@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from .._version import __version__
+from ..errors import gravest
 from .conductor import Heard, Progress, conduct, raised, shared
 from .delivery import Delivery, judge
 from .histogram import Histogram
@@ -103,6 +104,9 @@ async def _with_backlog(
     filled = await conduct(
         filling, [Process() for _ in cut], cut, drain=0, stop=stop, on_progress=on_progress
     )
+    first = report_of(replace(job, plan=filling), filled, started, ())
+    if not first.complete:  # half a filling, drained, would look like the whole
+        return replace(first, model="backlog", notes=[*first.notes, "it was not drained"])
     produced = [one for tidy in filled.tidies for one in tidy.produced]
     each = sum(one.confirmed for one in produced)
     total = each if shared(whole.where.client(), whole) else each * whole.consumers
@@ -111,7 +115,6 @@ async def _with_backlog(
     drained = await conduct(
         draining, [Process() for _ in cut], cut, drain=job.drain, stop=stop, on_progress=on_progress
     )
-    first = report_of(replace(job, plan=filling), filled, started, ())
     consumed = [one for tidy in drained.tidies for one in tidy.consumed]
     second = report_of(replace(job, plan=draining), drained, started, (), produced)
     seconds = max(1e-9, (max((one.ended for one in consumed), default=0) - drained.start) / 1e9)
@@ -132,7 +135,8 @@ async def _with_backlog(
         max_backlog=each,
         end_to_end_note="not measured: the messages waited on purpose",
         intervals=[*first.intervals, *rows],
-        complete=first.complete and second.complete,
+        exit_code=gravest((first.exit_code, second.exit_code)),
+        complete=second.complete,
         machines=[*first.machines, *second.machines],
         client_limited=first.client_limited or second.client_limited,
         notes=[*first.notes, *second.notes],
@@ -187,11 +191,13 @@ def report_of(
         max_backlog=backlog if consumed else None,
         interval_s=plan.interval,
         intervals=rows,
-        exit_code=max((raised(one).exit_code for one in heard.failures), default=0),
+        exit_code=gravest(raised(one).exit_code for one in heard.failures),
         complete=heard.complete and not heard.failures,
         notes=notes,
         errors=_errors(heard, produced),
     )
+    if plan.only == "consume" and heard.complete:
+        _judge_reading(report, plan, heard, verified=delivery is not None)
     if plan.only == "both" and consumed:
         report.drain_s = round(max(0, heard.drained - heard.produced) / 1e9, 3)
     _judge_clocks(report, links, end_to_end)
@@ -309,6 +315,23 @@ def _machines(heard: Heard, links: Sequence[Link], lag: Histogram) -> list[Machi
     for machine in found.values():
         machine.facts.setdefault("cores", os.cpu_count())
     return list(found.values())
+
+
+def _judge_reading(report: Report, plan: Plan, heard: Heard, *, verified: bool) -> None:
+    """Say when less came than was waited for, and when a rate is mostly of waiting."""
+    consumed = [one for tidy in heard.tidies for one in tidy.consumed]
+    if plan.count is not None:
+        came = sum(tick.received for tick in heard.ticks.values())
+        if came < plan.count and not verified:
+            report.errors.append(f"only {came} of {plan.count} messages came")
+        return
+    first = heard.start + round(plan.warmup * 1e9)
+    last = max((one.ended for one in consumed), default=0)
+    idle = plan.lasts - max(0, last - first) / 1e9
+    if idle > max(0.5, plan.lasts / 10):
+        count = report.rates.received
+        took = f" after the {count} that came in {plan.lasts - idle:.3g} s" if count else ""
+        report.notes.append(f"nothing came for {idle:.3g} s{took}: the rates are over all of it")
 
 
 def _judge_clocks(report: Report, links: Sequence[Link], end_to_end: Histogram) -> None:

@@ -104,6 +104,7 @@ class Stamper:
         self._turns = cycle(self._pool)
         self.sequence = 0
         """Of the next message."""
+        _changes()  # made now, and not when the clock runs
 
     def at(self, intended: int, count: int) -> list[bytes]:
         """The next ``count`` values, all meant for the same moment: the fastest way."""

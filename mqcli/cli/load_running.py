@@ -49,15 +49,16 @@ def understand(
 ) -> Job:
     """The job. Raises UsageError."""
     phases, duration, count = _model(load)
+    _check_together(load, shape, phases)
     lasts = sum(phase.seconds for phase in phases) if phases else duration
     warmup = seconds("--warmup", load.warmup)
-    if warmup is None:
+    if load.backlog is not None or (shape.only == "consume" and count is not None):
+        warmup = 0.0  # what stands there is counted from the first
+    elif warmup is None:
         # A tenth, within bounds; a fixed count has no length to take a tenth of.
         warmup = _WARMUP[0] if count is not None else min(_WARMUP[1], max(_WARMUP[0], lasts / 10))
     keys, key_count = op.parse_keys(shape.keys)
     only = shape.only or "both"
-    if load.backlog is not None and (load.find_max or count is not None):
-        raise UsageError("--backlog goes with neither --find-max nor --count")
     (address,) = common.addresses(env, [text])
     where = Where(
         address.text(masked=False),
@@ -102,6 +103,39 @@ def understand(
         backlog=load.backlog,
         settings=_settings(plan, load, shape, processes),
     )
+
+
+def _check_together(load: LoadFlags, shape: ShapeFlags, phases: tuple[Phase, ...]) -> None:
+    """Raises UsageError for flags that would do nothing next to each other: figures of another load
+    than the one that was asked for would mislead."""
+    consuming = shape.only == "consume"
+    for flag, given, others in (
+        ("--backlog", load.backlog is not None, {
+            "--find-max": load.find_max, "--count": load.count, "--duration": load.duration,
+            "--warmup": load.warmup, "--agents": shape.agents,
+        }),
+        ("--find-max", load.find_max, {
+            "--count": load.count, "--repeat": load.repeat > 1, "--only consume": consuming,
+        }),
+        ("--only consume", consuming, {
+            "--rate": load.rate, "--variable-rate": load.variable_rate,
+            "--warmup together with --count": load.count and load.warmup,
+        }),
+    ):  # fmt: skip
+        for other, too in others.items():
+            if given and too:
+                raise UsageError(f"{flag} does not go with {other}", hint="leave one out")
+    if shape.linger != "0" and not phases and not load.find_max:
+        raise UsageError("--linger needs --rate: at saturation nothing waits")
+    if phases and not sum(phase.messages for phase in phases):
+        raise UsageError("not one message would be sent", hint="a longer --duration")
+    actors = 0 if consuming else shape.producers
+    actors += 0 if shape.only == "publish" else shape.consumers
+    if (shape.agents or 0) > actors:
+        raise UsageError(
+            f"--agents {shape.agents}: there are only {actors} producers and consumers to share",
+            hint="more --producers or --consumers",
+        )
 
 
 def _positive(flag: str, text: str) -> float:
@@ -220,8 +254,11 @@ def ended(
     stop: Stop,
 ) -> int:
     """Write everything; the exit code."""
+    codes: list[int] = [] if stop.reason is None else [stop.reason]
     if runs:
-        _files(runs, saved, flags)
+        for failed in _files(runs, saved, flags):
+            env.error(f"mqcli: {failed}")
+            codes.append(failed.exit_code)
         match flags.output:
             case "json":
                 env.write(exports.as_json(runs))
@@ -229,7 +266,6 @@ def ended(
                 env.write(exports.as_csv(runs).encode())
             case _:
                 env.write(_text(runs, saved).encode("utf-8", "backslashreplace"))
-    codes: list[int] = [] if stop.reason is None else [stop.reason]
     codes += [run.exit_code for run in runs]
     for verdict in gate.judge_rules(rules, runs, saved) if runs else ():
         if verdict.broken:
@@ -259,18 +295,29 @@ def _text(runs: Sequence[Report], saved: Sequence[Report]) -> str:
     return "\n".join(parts)
 
 
-def _files(runs: Sequence[Report], saved: Sequence[Report], flags: ResultFlags) -> None:
+def _files(
+    runs: Sequence[Report], saved: Sequence[Report], flags: ResultFlags
+) -> list[OutputError]:
+    """Write all files that can be written; why others could not."""
+    made = []
     if flags.save:
-        write_file(flags.save, exports.as_json(runs))
+        made.append((flags.save, exports.as_json(runs)))
     if flags.prometheus:
-        write_file(flags.prometheus, exports.as_prometheus(runs).encode())
+        made.append((flags.prometheus, exports.as_prometheus(runs).encode()))
     if flags.hlog:
-        write_file(flags.hlog, exports.as_hlog(runs[-1]).encode())
+        made.append((flags.hlog, exports.as_hlog(runs[-1]).encode()))
     if flags.html:
         from ..benchmark.page import page
 
         sides = [("saved", one) for one in saved] + [("", one) for one in runs]
-        write_file(flags.html, page(sides).encode("utf-8", "backslashreplace"))
+        made.append((flags.html, page(sides).encode("utf-8", "backslashreplace")))
+    failed = []
+    for name, data in made:
+        try:
+            write_file(name, data)
+        except OutputError as exc:  # the others may be on another disk
+            failed.append(exc)
+    return failed
 
 
 def check_writable(name: str | None) -> None:

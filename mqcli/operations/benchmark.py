@@ -22,7 +22,7 @@ from ..benchmark.run import Job, new_run, run
 from ..benchmark.schedule import Phase
 from ..benchmark.stamps import SIZE, Sizes
 from ..client import Client
-from ..errors import MqcliError, Unsupported, UsageError
+from ..errors import MqcliError, Unsupported, UsageError, gravest
 from ..position import parse_duration
 from ..registry import broker_target
 from ..transport import Consumes, Tails
@@ -83,11 +83,30 @@ async def benchmark(asked: Asked, stop: asyncio.Event, told: Told) -> list[Repor
 
 async def _repeated(once: _Once, times: int) -> list[Report]:
     found: list[Report] = []
-    while len(found) < times and not (found and once.stop.is_set()):
+    while len(found) < times:
+        number = f"run {len(found) + 1} of {times}"
         if times > 1:
-            once.told.say(f"run {len(found) + 1} of {times}")
-        found.append(await once.run(once.job))
+            once.told.say(number)
+        if not await _one_more(once, once.job, number, found):
+            break
     return found
+
+
+async def _one_more(once: _Once, job: Job, name: str, found: list[Report]) -> bool:
+    """Add a run to those found; whether there may be another. Raises MqcliError for the first: what
+    was measured before a later one failed stands, with that failure."""
+    if found and once.stop.is_set():
+        return False
+    try:
+        found.append(await once.run(job))
+    except MqcliError as exc:
+        if not found:
+            raise
+        if not isinstance(exc, Stopped):
+            found[-1].errors.append(f"{name}: {exc}")
+            found[-1].exit_code = gravest((found[-1].exit_code, exc.exit_code))
+        return False
+    return found[-1].complete
 
 
 class _Once:
@@ -108,38 +127,46 @@ class _Once:
 
 
 async def _searched(once: _Once) -> list[Report]:
-    job, stop, told = once.job, once.stop, once.told
+    job, told = once.job, once.told
     seconds = min(_TRIAL, job.plan.duration)
 
     def with_plan(**changed: Any) -> Job:
-        return replace(job, plan=replace(job.plan, count=None, **changed))
+        plan = replace(job.plan, count=None, **changed)
+        settings = {**job.settings, "seconds": plan.lasts, "warmup": plan.warmup}
+        if plan.phases:
+            settings["rate"] = f"{plan.phases[0].rate:g}/s"
+        return replace(job, plan=plan, settings=settings)
 
     first = with_plan(phases=(), duration=seconds, warmup=min(1.0, seconds))
     saturated = await once.run(first)
+    if not saturated.complete:
+        return [saturated]
     told.say(f"at saturation {saturated.rates.confirmed_per_s:,.0f}/s")
 
     async def trial(phases: tuple[Phase, ...]) -> Report:
         return await once.run(with_plan(phases=phases, warmup=0.5))
 
-    highest, _ = await find_max(trial, saturated, seconds, told.say)
-    if stop.is_set():
-        return []
+    highest, trials = await find_max(trial, saturated, seconds, told.say)
+    if trials and not trials[-1].complete:
+        trials[-1].notes.append("the search for the highest rate ended here, without a result")
+        return [trials[-1]]
     if not highest:
         saturated.notes.append("no rate was sustained without a backlog")
         return [saturated]
     told.say(f"the highest sustained rate is {highest:,.0f}/s")
-    found = []
+    found: list[Report] = []
     for share in SHARES:
         rate = round(highest * share)
         told.say(f"measuring at {share:.0%} of it, {rate:,}/s")
         step = with_plan(phases=(Phase(rate, job.plan.duration),))
-        settings = {**job.settings, "rate": rate, "share_of_highest": share}
-        report = await once.run(replace(step, settings=settings))
+        settings = {**step.settings, "share_of_highest": share}
+        name = f"{share:.0%} of the highest rate"
+        if not await _one_more(once, replace(step, settings=settings), name, found):
+            break
+    for report in found:
+        share = report.settings["share_of_highest"]
         report.notes.append(f"the highest sustained rate is {highest:,.0f}/s; this is {share:.0%}")
         report.highest_rate = round(highest, 1)
-        found.append(report)
-        if stop.is_set():
-            break
     return found
 
 

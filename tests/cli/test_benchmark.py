@@ -284,6 +284,14 @@ def test_find_max(cli: Cli, redis: Redis, fresh: str) -> None:
         (["--compare", "/does/not/exist.json"], "cannot read"),
         (["-g", "x"], "groups"),
         (["--rate", "0"], "--rate goes from"),
+        (["--rate", "1", "--duration", "200ms"], "not one message"),
+        (["--only", "consume", "--use-existing", "--rate", "9"], "does not go with --rate"),
+        (["--find-max", "-c", "9"], "does not go with --count"),
+        (["--find-max", "--repeat", "3"], "does not go with --repeat"),
+        (["--backlog", "9", "--agents", "1"], "does not go with --agents"),
+        (["--backlog", "9", "--duration", "9s"], "does not go with --duration"),
+        (["--agents", "3"], "only 2 producers and consumers"),
+        (["--linger", "5ms"], "--linger needs --rate"),
     ],
 )
 def test_wrong_words_are_one_line(
