@@ -291,22 +291,24 @@ class Engine:
     async def _report(self) -> None:
         failed_before: set[int] = set()
         interval = round(self._plan.interval * 1e9)
+        number = -1
         while True:
-            now = self._clock()
-            number = max(-1, (now - self._clock.start) // interval)
-            ends = self._clock.start + (number + 1) * interval
-            if ends - now > _LOOK * 1e9:
-                await asyncio.sleep(_LOOK)
-            else:
-                await asyncio.sleep((ends - now) / 1e9)
-            now = self._clock()
-            passed = max(-1, (now - self._clock.start) // interval) > number
+            await asyncio.sleep(min(_LOOK, self._left(number, interval)))
+            # A timer may ring early, and the figures would then be told with the next interval's.
+            while 0 < (left := self._left(number, interval)) < _LOOK:
+                await asyncio.sleep(left)
+            reached = max(-1, (self._clock() - self._clock.start) // interval)
             self._meter.tick.number = number
-            self._report_now(figures=passed)
+            self._report_now(figures=reached > number)
+            number = reached
             for consumer in self._consumers:
                 if consumer.failure is not None and id(consumer) not in failed_before:
                     failed_before.add(id(consumer))
                     self._tell(failed(consumer.failure, final=False))
+
+    def _left(self, number: int, interval: int) -> float:
+        """Seconds until the end of an interval; before the clock is set, for ever."""
+        return max(0.0, (self._clock.start + (number + 1) * interval - self._clock()) / 1e9)
 
     def _report_now(self, *, figures: bool) -> None:
         meter, tick = self._meter, self._meter.tick

@@ -122,3 +122,17 @@ def test_no_more_is_in_flight_than_allowed(cli: Cli, kept: Kept) -> None:
     assert len(values) == 300
     assert run.service.mean is not None
     assert run.service.mean * 300 / 1000 <= run.rates.seconds * 1.02
+
+
+def test_latencies_stand_in_the_interval_of_their_messages(
+    cli: Cli, redis: Redis, fresh: str
+) -> None:
+    # Given thirty intervals, whose ends the event loop's timers ring a little early or late
+    done = cli("benchmark", f"{redis.url}/stream:{fresh}", "--rate", "2000", "--duration", "4s",
+               "--warmup", "0", "--interval", "130ms", "-o", "json").ok()  # fmt: skip
+    (run,) = load(done.out, "stdout")
+    # Then in each as many latencies are counted as messages
+    assert sum(row.received for row in run.intervals) == run.end_to_end.count == 8000
+    assert len(run.intervals) >= 30
+    for row in run.intervals:
+        assert (row.confirmed, row.received) == (row.confirm.count, row.end_to_end.count), row.at_s
