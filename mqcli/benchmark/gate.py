@@ -3,6 +3,7 @@ runs ``p99>+10%``. A rule says what is a failure."""
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -22,11 +23,13 @@ __all__ = [
     "figure",
     "judge_rules",
     "parse_rule",
+    "steps",
+    "unlike",
 ]
 
 _RULE = re.compile(
     r"\s*(?P<name>[a-z0-9_.-]+?)\s*(?P<sign>>=|<=|>|<)\s*(?P<relative>[+-])?(?P<number>\d+(\.\d+)?)"
-    r"(?P<unit>us|µs|ms|s|%)?\s*"
+    r"\s*(?P<unit>us|µs|ms|s|%)?\s*"
 )
 _UNITS = {"us": 0.001, "µs": 0.001, "ms": 1.0, "s": 1000.0}
 _LATENCIES = {"": "end_to_end", "confirm": "confirm", "service": "service",
@@ -112,8 +115,10 @@ def _latency(name: str) -> tuple[str, str] | None:
 
 def figure(report: Report, name: str) -> float | None:
     """The figure of a run, in ms or messages; None where it has none (or too few samples)."""
+    # Where something was to be received and nothing was, the confirmations are no substitute.
+    consumed = report.delivery is not None or report.rates.received > 0
     if name == "rate":
-        name = "received" if report.rates.received else "confirmed"
+        name = "received" if consumed else "confirmed"
     if name in _RATES:
         return float(getattr(report.rates, _RATES[name]))
     if name in _COUNTS:
@@ -128,7 +133,7 @@ def figure(report: Report, name: str) -> float | None:
     assert found_name is not None, name
     prefix, rest = found_name
     latency = getattr(report, _LATENCIES[prefix])
-    if prefix == "" and not report.end_to_end.count and report.end_to_end_note is None:
+    if prefix == "" and not consumed and report.end_to_end_note is None:
         latency = report.confirm
     found = latency.percentiles.get(rest) if rest.startswith("p") else getattr(latency, rest)
     return None if found is None else float(found)
@@ -146,9 +151,60 @@ def spread(reports: Sequence[Report], name: str) -> Spread | None:
 def judge_rules(
     rules: Sequence[Rule], reports: Sequence[Report], saved: Sequence[Report]
 ) -> list[Verdict]:
-    """Each rule against the median of the runs. Raises UsageError for a relative rule without
-    saved runs, and where the saved ones had another durability."""
-    return [_judge(rule, reports, saved) for rule in rules]
+    """Each rule against the median of the runs; those of a search are of different rates, so there
+    it is each step against the saved one like it. Raises UsageError for a relative rule without
+    saved runs, and where the saved ones had another durability or load model."""
+    if any(rule.relative for rule in rules):
+        _check_comparable(rules, reports, saved)
+    before = dict(steps(saved))
+    found = []
+    for rule in rules:
+        for step, alike in steps(reports):
+            verdict = _judge(rule, alike, before.get(step, []))
+            words = f"{step}: {verdict.words}" if step else verdict.words
+            found.append(Verdict(rule.text, verdict.broken, words))
+    return found
+
+
+def steps(reports: Sequence[Report]) -> list[tuple[str, list[Report]]]:
+    """The runs, those of one step of a search together; what is of none has an empty name."""
+    found: dict[str, list[Report]] = {}
+    for report in reports:
+        share = report.settings.get("share_of_highest")
+        name = f"at {share:.0%} of the highest rate" if isinstance(share, float) else ""
+        found.setdefault(name, []).append(report)
+    return list(found.items())
+
+
+def unlike(sides: Sequence[Sequence[Report]]) -> dict[str, list[str]]:
+    """By name what differs in the settings of the sides' first runs, as each of them has it. The
+    rate of a search is what it found, and no difference."""
+    settings = [
+        {name: value for name, value in side[0].settings.items()
+         if name != "rate" or "share_of_highest" not in side[0].settings}
+        for side in sides
+    ]  # fmt: skip
+    names = dict.fromkeys(name for each in settings for name in each)
+    found = {name: [str(each.get(name, "-")) for each in settings] for name in names}
+    return {name: values for name, values in found.items() if len(set(values)) > 1}
+
+
+def _check_comparable(
+    rules: Sequence[Rule], reports: Sequence[Report], saved: Sequence[Report]
+) -> None:
+    if not saved:
+        text = next(rule.text for rule in rules if rule.relative)
+        raise UsageError(f"--fail-if {text!r} compares", hint="give --compare FILE")
+    if {one.durability.level for one in saved} != {one.durability.level for one in reports}:
+        raise UsageError(
+            "the saved run had another durability, so it is not compared",
+            why=f"{saved[0].durability.words} / {reports[0].durability.words}",
+        )
+    if {one.model for one in saved} != {one.model for one in reports}:
+        raise UsageError(
+            "the saved run had another load model, so it is not compared",
+            why=f"{saved[0].model} / {reports[0].model}",
+        )
 
 
 def _judge(rule: Rule, reports: Sequence[Report], saved: Sequence[Report]) -> Verdict:
@@ -162,24 +218,22 @@ def _judge(rule: Rule, reports: Sequence[Report], saved: Sequence[Report]) -> Ve
         broken = _passes(now.median, rule.sign, rule.bound)
         word = "broken" if broken else "kept"
         return Verdict(rule.text, broken, f"{rule.text} {word}: {rule.name} is {now.median:.4g}")
-    if not saved:
-        raise UsageError(f"--fail-if {rule.text!r} compares", hint="give --compare FILE")
-    if {one.durability.level for one in saved} != {one.durability.level for one in reports}:
-        raise UsageError(
-            "the saved run had another durability, so it is not compared",
-            why=f"{saved[0].durability.words} / {reports[0].durability.words}",
-        )
-    before = spread(saved, rule.name)
-    if before is None or not before.median:
+    before = spread(saved, rule.name) if saved else None
+    if before is None:
         return Verdict(rule.text, True, f"{rule.text} cannot be judged: not in the saved run")
-    change = (now.median - before.median) / before.median * 100
+    if before.median:
+        change = (now.median - before.median) / before.median * 100
+    else:  # more than nothing is beyond any percentage
+        change = math.inf if now.median else 0.0
+    differing = ", ".join(unlike([saved, reports]))
+    note = f"; the load was another one: {differing}" if differing else ""
     broken = _passes(change, rule.sign, rule.bound)
     word = "broken" if broken else "kept"
     return Verdict(
         rule.text,
         broken,
         f"{rule.text} {word}: {rule.name} went from {before.median:.4g} to {now.median:.4g}"
-        f" ({change:+.1f} %); {compared(before, now)}",
+        f" ({change:+.1f} %); {compared(before, now)}{note}",
     )
 
 

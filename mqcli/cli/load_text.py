@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from ..benchmark.gate import Spread, compared, spread
+from ..benchmark.gate import Spread, compared, spread, steps, unlike
 from ..benchmark.result import Latency, Report
 from ..formats.escaping import escape
 
@@ -182,10 +182,15 @@ def by_durability(sides: Sequence[Side]) -> list[tuple[str, list[Side]]]:
 
 
 def comparison(sides: Sequence[Side]) -> str:
-    """Saved runs side by side. Those of different durabilities stand in tables of their own, for
-    they do not do the same."""
+    """Saved runs side by side. Those of different durabilities, load models or steps of a search
+    stand in tables of their own, for they do not do the same."""
     parts = []
-    groups = by_durability(sides)
+    durabilities = by_durability(sides)
+    groups = [
+        (f"{words}{what}", alike)
+        for words, group in durabilities
+        for what, alike in _by_load(group)
+    ]
     for words, group in groups:
         rows = [[f"confirmed means: {words}", *(name for name, _ in group)]]
         difference = len(group) == 2
@@ -202,10 +207,31 @@ def comparison(sides: Sequence[Side]) -> str:
         for name, runs in group:
             if any(run.client_limited for run in runs):
                 rows.append([f"{name}: CLIENT-LIMITED", *([""] * (len(rows[0]) - 1))])
-        parts.append("\n".join(escape(line) for line in _aligned(rows)) + "\n")
-    if len(groups) > 1:
+        lines = _aligned(rows)
+        for setting, values in unlike([runs for _, runs in group]).items():
+            pairs = zip(values, group, strict=True)
+            told = ", ".join(f"{value} ({name})" for value, (name, _) in pairs)
+            lines.append(f"not alike: {setting.replace('_', ' ')} {told}")
+        for name, runs in group:
+            if not all(run.complete for run in runs):
+                lines.append(f"not complete: {name} was stopped before its end")
+        parts.append("\n".join(escape(line) for line in lines) + "\n")
+    if len(durabilities) > 1:
         parts.append("Different durabilities are not ranked with each other.\n")
+    if len(groups) > len(durabilities):
+        parts.append("Different load models and steps are not ranked with each other.\n")
     return "\n".join(parts)
+
+
+def _by_load(sides: Sequence[Side]) -> list[tuple[str, list[Side]]]:
+    """Those with the same load model, and step of a search, together."""
+    found: dict[tuple[str, str], list[Side]] = {}
+    for name, runs in sides:
+        for step, alike in steps(runs):
+            found.setdefault((alike[0].model, step), []).append((name, alike))
+    if len(found) == 1:
+        return [("", next(iter(found.values())))]
+    return [(f"; {model} {step}".rstrip(), group) for (model, step), group in found.items()]
 
 
 def _change(before: Spread | None, now: Spread | None) -> list[str]:

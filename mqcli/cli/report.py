@@ -80,7 +80,9 @@ def main(
         env.write(data)
     else:
         r.write_file(save, data)
-    verdicts = gate.judge_rules(rules, sides[-1][1], sides[0][1] if len(sides) > 1 else [])
+    judged = runs if action == "merge" else sides[-1][1]
+    saved = sides[0][1] if action != "merge" and len(sides) > 1 else []
+    verdicts = gate.judge_rules(rules, judged, saved)
     for verdict in verdicts:
         if verdict.broken:
             env.error(f"mqcli: failed: {verdict.words}")

@@ -248,6 +248,8 @@ def test_merging_adds_up(cli: Cli, redis: Redis, fresh: str, tmp_path: Path) -> 
     assert run.rates.published == 1000
     assert run.end_to_end.count == sum(part.end_to_end.count for part in parts) == 1000
     assert run.end_to_end.max == max(part.end_to_end.max or 0 for part in parts)
+    # And rules are held against the whole, not against the last part
+    cli("report", "merge", *files, "--fail-if", "published<900").ok()
 
 
 def test_find_max(cli: Cli, redis: Redis, fresh: str) -> None:
