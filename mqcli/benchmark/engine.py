@@ -33,6 +33,8 @@ __all__ = ["Clock", "Engine", "Meter", "failed", "host_identity"]
 
 _NEVER = 1 << 62
 _LOOK = 0.05
+_EARLY = 0.005
+"""Seconds before its time that a timer may ring, with room."""
 """Seconds between two reports of how far it is, without figures."""
 
 
@@ -294,9 +296,8 @@ class Engine:
         number = -1
         while True:
             await asyncio.sleep(min(_LOOK, self._left(number, interval)))
-            # A timer may ring early, and the figures would then be told with the next interval's.
-            while 0 < (left := self._left(number, interval)) < _LOOK:
-                await asyncio.sleep(left)
+            if 0 < self._left(number, interval) < _EARLY:
+                continue  # or the figures would be told with the next interval's
             reached = max(-1, (self._clock() - self._clock.start) // interval)
             self._meter.tick.number = number
             self._report_now(figures=reached > number)

@@ -11,7 +11,7 @@ from .result import Latency, Report
 __all__ = ["page"]
 
 _WIDTH, _HEIGHT = 860, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 48, 14, 40
 # Okabe and Ito's colours, told apart by colour-blind eyes.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _PERCENTILES = ("p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99")
@@ -37,7 +37,7 @@ thead th { color: var(--soft); font-weight: 500 }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .5rem }
 dl div { background: var(--card); border-radius: 6px; padding: .45rem .7rem }
 dt { color: var(--soft); font-size: .8rem } dd { margin: 0; overflow-wrap: anywhere }
-svg { width: 100%; height: auto; display: block }
+svg { width: 100%; min-width: 45rem; height: auto; display: block }
 svg text { font: 12px system-ui, sans-serif; fill: var(--soft) }
 .grid { stroke: var(--line); stroke-width: 1 } .axis { stroke: var(--soft) }
 .key { display: flex; flex-wrap: wrap; gap: .25rem 1.2rem; margin: .25rem 0 0; color: var(--soft) }
@@ -251,20 +251,22 @@ def _chart(
             share = (y - low) / (high - low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_text(unit)}">']
+    parts = [
+        f'<div class="wide"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
+        f' aria-label="{_text(unit)}">'
+    ]
     for mark in marks:
         y = y_of(mark)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" '
                      f'y2="{y:.1f}"/>')  # fmt: skip
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{mark:,.7g}</text>')
+        parts.append(f'<text x="{_LEFT - 14}" y="{y + 4:.1f}" text-anchor="end">{mark:,.7g}</text>')
     bottom = _HEIGHT - _BOTTOM
     for x, label in ticks:
         at = x_of(x)
-        anchor = "end" if at > _WIDTH - _RIGHT - 20 else "middle"
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" '
                      f'y2="{bottom + 4}"/>')  # fmt: skip
         parts.append(
-            f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="{anchor}">{_text(label)}</text>'
+            f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{_text(label)}</text>'
         )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" '
                  f'y2="{bottom}"/>')  # fmt: skip
@@ -278,7 +280,7 @@ def _chart(
             f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"'
             f' stroke-linejoin="round"><title>{_text(name)}</title></polyline>'
         )
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, "</svg></div>"])
 
 
 def _scale(values: Sequence[float], logarithmic: bool) -> tuple[float, float, list[float]]:
