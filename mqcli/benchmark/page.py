@@ -11,7 +11,7 @@ from .result import Latency, Report
 __all__ = ["page"]
 
 _WIDTH, _HEIGHT = 860, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 48, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 48, 14, 40
 # Okabe and Ito's colours, told apart by colour-blind eyes.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _PERCENTILES = ("p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99")

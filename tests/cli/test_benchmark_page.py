@@ -129,17 +129,19 @@ def test_two_runs_side_by_side(chromium: Chromium, folder: Path, width: int) -> 
     assert re.search(r"steps: end to end.*full: confirm", page.read_text(), re.DOTALL)
 
 
-def test_many_nines_do_not_run_into_each_other(chromium: Chromium, folder: Path) -> None:
-    # Given a saved run of tens of millions of messages
+def test_large_numbers_have_room(chromium: Chromium, folder: Path) -> None:
+    # Given a saved run of tens of millions of messages, millions a second
     (run,) = load((folder / "steps.json").read_bytes(), "steps.json")
     many = Histogram()
     for power in range(8):
         many.record(10 ** (9 - power // 2), 10**power)
     run.end_to_end = Latency.of(many)
+    for row in run.intervals:
+        row.published *= 5000
     (folder / "many.json").write_bytes(as_json([run]))
     page = folder / "many.html"
     page.write_bytes(Cli(folder)("report", "html", str(folder / "many.json")).ok().out)
-    # When shown, then the percentiles on the axis can be told apart
+    # When shown, then what stands at the axes is whole, and can be told apart
     looks_right(chromium, page, 1000, "light")
     assert "99.99999 %" in page.read_text()
 
