@@ -10,10 +10,14 @@ Types are those of RabbitMQ (https://www.rabbitmq.com/amqp-0-9-1-errata.html#sec
     L u64   f f32   D decimal   T time   F table   A list   V null
 
 A text that is not UTF-8 is read as ``bytes``, which is written as ``x``: the one loss.
+
+What RabbitMQ answers by closing the channel, or the whole connection, is not written at all: with
+it would go what others have published before.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -106,7 +110,7 @@ def _encode(value: Any, depth: int) -> bytes:
     if isinstance(value, int):
         return _number("i64", value)
     if isinstance(value, float):
-        return b"d" + _DOUBLE.pack(value)
+        return b"d" + _DOUBLE.pack(_finite(value))
     if isinstance(value, bytes):
         return b"x" + _SIZE.pack(len(value)) + value
     if isinstance(value, Tagged):
@@ -116,10 +120,18 @@ def _encode(value: Any, depth: int) -> bytes:
 
 def _number(tag: str, value: Any) -> bytes:
     code, number = _NUMBERS[tag]
+    if isinstance(value, float):
+        _finite(value)
     try:
         return code + number.pack(value)
     except (struct.error, OverflowError) as exc:
         raise ValueError(f"{value!r} does not fit into {tag}") from exc
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} cannot be carried: RabbitMQ has finite numbers only")
+    return value
 
 
 def _encode_tagged(value: Tagged, depth: int) -> bytes:
@@ -261,6 +273,7 @@ def encode_properties(headers: Headers, properties: Properties) -> bytes:
     for bit, name in _FIELDS:
         if bit == _HEADERS_BIT:
             if headers:
+                _check_copies(headers)
                 flags |= bit
                 parts.append(encode_table(headers))
             continue
@@ -273,6 +286,8 @@ def encode_properties(headers: Headers, properties: Properties) -> bytes:
 
 
 def _property(name: str, value: Any) -> bytes:
+    if name == "delivery_mode" and value not in (1, 2):
+        raise ValueError(f"the property delivery_mode is 1 or 2 (persistent), not {value!r}")
     if name in ("delivery_mode", "priority"):
         return _integer(name, value, 255).to_bytes(1, "big")
     if name == "timestamp":
@@ -285,7 +300,16 @@ def _property(name: str, value: Any) -> bytes:
             raise ValueError(f"the property expiration is milliseconds as digits, not {value!r}")
     if not isinstance(value, str | bytes):
         raise ValueError(f"the property {name} is text, not {value!r}")
+    if name == "reply_to" and value == "amq.rabbitmq.reply-to":
+        raise ValueError(f"the property {name} {value} is for who reads the replies on one channel")
     return short(value, f"the property {name}")
+
+
+def _check_copies(headers: Headers) -> None:
+    """https://www.rabbitmq.com/docs/sender-selected"""
+    for name, value in headers:
+        if name in ("CC", "BCC") and not (isinstance(value, Tagged) and value.t == "list"):
+            raise ValueError(f"the header {name} is a list of routing keys, not {value!r}")
 
 
 def _integer(name: str, value: Any, most: int) -> int:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from ..errors import UsageError
 from ..message import Header, HeaderValue, Properties, Tagged
 from ..options import Duration, nearest
+from ._amqp_codec import encode_properties
 
 __all__ = ["ExchangeOptions", "PublishOptions", "QueueOptions", "StreamOptions", "defaults_of"]
 
@@ -169,12 +170,16 @@ _PROPERTIES = (
 
 
 def defaults_of(options: PublishOptions) -> Properties:
-    """The properties that every message gets which has not got its own."""
+    """The properties that every message gets which has not got its own. Raises UsageError."""
     made: Properties = {"delivery_mode": 2 if options.persistent else 1}
     for name in _PROPERTIES:
         value = getattr(options, name)
         if value is not None:
             made[name] = value
+    try:
+        encode_properties((), made)
+    except ValueError as exc:
+        raise UsageError(f"an option does not fit: {exc}") from exc
     return made
 
 

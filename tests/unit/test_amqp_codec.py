@@ -35,9 +35,9 @@ simple: st.SearchStrategy[Any] = st.one_of(
     st.binary(max_size=30),
     st.booleans(),
     st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     st.just(Tagged("null", None)),
-    st.floats(width=32, allow_nan=False).map(lambda v: Tagged("f32", v)),
+    st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda v: Tagged("f32", v)),
     st.decimals(-1000, 1000, places=3).map(lambda v: Tagged("decimal", f"{v:f}")),
     *[
         st.integers(*bounds).map(lambda v, tag=tag: Tagged(tag, v))  # type: ignore[misc]
@@ -138,7 +138,7 @@ properties_ = st.fixed_dictionaries(
             for name in PROPERTY_NAMES - {"delivery_mode", "priority", "timestamp", "expiration"}
         },
         "expiration": st.integers(0, 2**32 - 1).map(str),
-        "delivery_mode": st.integers(0, 255),
+        "delivery_mode": st.integers(1, 2),
         "priority": st.integers(0, 255),
         "timestamp": st.integers(0, 2**64 - 1),
     },
@@ -175,7 +175,8 @@ def test_pamqp_reads_our_properties() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("priority", 256), ("priority", "x"), ("delivery_mode", True), ("timestamp", -1),
+    [("priority", 256), ("priority", "x"), ("delivery_mode", True), ("delivery_mode", 3),
+     ("reply_to", "amq.rabbitmq.reply-to"), ("timestamp", -1),
      ("timestamp", 1.5), ("expiration", "soon"), ("expiration", "-1"), ("expiration", 2**32),
      ("content_type", 5), ("message_id", "x" * 256), ("app_id", ["a"])],
 )  # fmt: skip

@@ -122,6 +122,13 @@ def test_what_cannot_be_sent_is_refused_before_it_is(rabbitmq: Rabbit, fresh: st
         Message(b"v", headers=(("h", "x" * 200_000),)),
         Message(b"v", headers=(("h", 2**70),)),
         Message(b"v", headers=(("h", Tagged("i8", 300)),)),
+        # RabbitMQ would close the connection for these two, and the channel for the others
+        Message(b"v", headers=(("h", float("nan")),)),
+        Message(b"v", headers=(("h", Tagged("list", (Tagged("f32", float("-inf")),))),)),
+        Message(b"v", properties={"delivery_mode": 3}),
+        Message(b"v", properties={"reply_to": "amq.rabbitmq.reply-to"}),
+        Message(b"v", headers=(("CC", "not a list"),)),
+        Message(b"v", headers=(("BCC", Tagged("table", ())),)),
     ]
 
     async def test() -> None:
