@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aiormq.abc import AbstractChannel
 from pamqp import commands
-from pamqp.base import Frame
 
 from ..errors import ConnectionLost, MqcliError, NotFound, Refused, TryAgainLater
 from ..message import Header, Headers, Received, Tagged
 from ..transport import Feed
 from . import _amqp_errors as errors
 from ._amqp import AmqpLink
-from ._amqp_codec import FRAME, Content, decode_content, encode_table, read_short
+from ._amqp_codec import FRAME, Content, decode_content, read_short
+from ._amqp_methods import method
 from ._amqp_wire import Tap
 
-__all__ = ["ChannelFeed", "Deliveries", "typed"]
+__all__ = ["ChannelFeed", "Deliveries"]
 
 _DELIVER, _CANCEL = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x1e"
-_EMPTY_TABLE = b"\0\0\0\0"
 PREFETCH = 2000
 """Messages that the broker may push ahead."""
 _FULL, _ROOM = 24 << 20, 12 << 20
@@ -35,17 +34,6 @@ for enough, which one acknowledgement covers. A trickle is handed out as it come
 
 Raw = tuple[int, bytes, bytes, bytes]
 """Redelivered, exchange with routing key, properties, body. Delivery tags count from 1."""
-
-
-def typed(frame: Frame, arguments: Iterable[Header]) -> Frame:
-    """A method whose last field, a table, is encoded by us: exactly the types given."""
-    raw = frame.marshal()
-    assert raw.endswith(_EMPTY_TABLE)
-    made = raw[: -len(_EMPTY_TABLE)] + encode_table(arguments)
-    kind = type(frame)
-    exact = type(kind.__name__, (kind,), {"marshal": lambda self: made})
-    frame.__class__ = exact
-    return frame
 
 
 class Deliveries(Tap):
@@ -239,10 +227,11 @@ class ChannelFeed(Feed):
         self._enough = min(_ENOUGH, (prefetch or _ENOUGH * 4) // 4)
         self._consumer = f"mqcli-{channel.number}-{self._tap.count}"
         await link.ask(lambda: channel.basic_qos(prefetch_count=prefetch))
-        frame = commands.Basic.Consume(
-            queue=queue, consumer_tag=self._consumer, exclusive=exclusive
-        )
-        await link.ask(lambda: link.rpc(channel, typed(frame, arguments)))
+        frame = method(
+            commands.Basic.Consume, arguments,
+            queue=queue, consumer_tag=self._consumer, exclusive=exclusive,
+        )  # fmt: skip
+        await link.ask(lambda: link.rpc(channel, frame))
 
     async def _stop_consumer(self) -> None:
         """Nothing more is pushed; what came before is still there."""
@@ -343,10 +332,11 @@ async def is_stream(link: AmqpLink, name: str) -> bool:
     tap = Deliveries(link)
     tap.close()
     channel = await link.channel(tap)
-    frame = commands.Basic.Consume(queue=name, consumer_tag="mqcli-probe")
+    place = [("x-stream-offset", "next")]
+    frame = method(commands.Basic.Consume, place, queue=name, consumer_tag="mqcli-probe")
     try:
         await link.ask(lambda: channel.basic_qos(prefetch_count=1))
-        await link.ask(lambda: link.rpc(channel, typed(frame, [("x-stream-offset", "next")])))
+        await link.ask(lambda: link.rpc(channel, frame))
     except (Refused, TryAgainLater):
         return False
     finally:

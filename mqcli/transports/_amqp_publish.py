@@ -29,6 +29,7 @@ from . import _amqp_errors as errors
 from ._amqp import AmqpLink
 from ._amqp_codec import CONTENT, FRAME, Marshaller, encode_properties, read_short
 from ._amqp_ledger import CONFIRMED, NACKED, Call, Ledger, Part
+from ._amqp_methods import exchange_there
 from ._amqp_wire import Tap
 
 __all__ = ["Sender"]
@@ -120,7 +121,8 @@ class Sender(Tap):
         channel = await link.channel(self)
         await link.ask(channel.confirm_delivery)
         if self._exchange:
-            await link.ask(lambda: channel.exchange_declare(self._exchange, passive=True))
+            there = exchange_there(self._exchange)
+            await link.ask(lambda: link.rpc(channel, there))
         if self._marshal is None:
             name = self._exchange.encode("utf-8", "surrogateescape")
             self._marshal = Marshaller(

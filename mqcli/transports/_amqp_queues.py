@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from ..errors import BrokerUnavailable, NotFound, Refused, Unsupported, UsageError
@@ -13,8 +12,7 @@ from ..message import Header, Headers, Message
 from ..roles import Binds
 from ..transport import Inspects, Manages, Outcome, Publishes, Target
 from ._amqp import AmqpLink, AmqpOptions, name_of
-from ._amqp_codec import short
-from ._amqp_feed import typed
+from ._amqp_methods import method, named, queue_there
 from ._amqp_options import PublishOptions, defaults_of
 from ._amqp_publish import Sender
 
@@ -26,11 +24,7 @@ def queue_name(target: Target) -> str:
     name = name_of(target)
     if not name:
         raise UsageError("the name of the queue is missing", where=target.where)
-    try:
-        short(name, "the name of the queue")
-    except ValueError as exc:
-        raise UsageError(str(exc), where=target.where) from exc
-    return name
+    return named(name, "the name of the queue", target.where)
 
 
 class QueueLike(Publishes, Inspects, Manages, Binds):
@@ -70,7 +64,7 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
 
     async def _count(self) -> tuple[int, int]:
         """Messages ready and consumers. Raises NotFound."""
-        found = await self._link.once(lambda ch: ch.queue_declare(self._name, passive=True))
+        found = await self._do(queue_there(self._name))
         return found.message_count or 0, found.consumer_count or 0
 
     async def describe(self, group: str | None) -> dict[str, Any]:
@@ -82,6 +76,9 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
             return await Management(self.target).queue(self._name)
         except BrokerUnavailable as exc:
             return {"messages_ready": ready, "consumers": consumers, "note": str(exc)}
+
+    async def _do(self, frame: Any) -> Any:
+        return await self._link.once(lambda channel: self._link.rpc(channel, frame))
 
     def _arguments(self) -> tuple[Header, ...]:
         raise NotImplementedError
@@ -96,15 +93,13 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
                 where=self.target.where,
                 hint="-O queue_type=quorum chooses the type of a queue, kind stream: is a stream",
             )
-        frame = commands.Queue.Declare(queue=self._name, durable=durable, auto_delete=auto_delete)
+        frame = method(
+            commands.Queue.Declare, self._arguments(),
+            queue=self._name, durable=durable, auto_delete=auto_delete,
+        )  # fmt: skip
         existed = await self.exists()
-        link = self._link
-
-        async def declare(channel: AbstractChannel) -> Any:
-            return await link.rpc(channel, typed(frame, self._arguments()))
-
         try:
-            await link.once(declare)
+            await self._do(frame)
         except Refused as exc:
             what = "is there, and different" if existed else "cannot be created so"
             raise Refused(what, where=self.target.where, why=exc.why) from exc
@@ -112,19 +107,19 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
 
     async def delete(self) -> None:
         await self._count()
-        await self._link.once(lambda channel: channel.queue_delete(self._name))
+        await self._do(method(commands.Queue.Delete, queue=self._name))
 
     async def bind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """Route from the exchange to here. Raises NotFound when either is missing."""
         _check_default(exchange, self.target.where)
-        frame = commands.Queue.Bind(queue=self._name, exchange=exchange, routing_key=key)
-        await self._link.once(lambda ch: self._link.rpc(ch, typed(frame, arguments)))
+        names = {"queue": self._name, "exchange": exchange, "routing_key": key}
+        await self._do(method(commands.Queue.Bind, arguments, **names))
 
     async def unbind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """The opposite; also done when there was no such binding, as AMQP has it."""
         _check_default(exchange, self.target.where)
-        frame = commands.Queue.Unbind(queue=self._name, exchange=exchange, routing_key=key)
-        await self._link.once(lambda ch: self._link.rpc(ch, typed(frame, arguments)))
+        names = {"queue": self._name, "exchange": exchange, "routing_key": key}
+        await self._do(method(commands.Queue.Unbind, arguments, **names))
 
 
 def _check_default(exchange: str, where: str) -> None:

@@ -12,7 +12,8 @@ from pamqp import commands
 from ..message import Header, Headers, Received
 from ..transport import Gap
 from ._amqp import AmqpLink
-from ._amqp_feed import PREFETCH, ChannelFeed, Raw, typed
+from ._amqp_feed import PREFETCH, ChannelFeed, Raw
+from ._amqp_methods import method, queue_there
 
 __all__ = ["ExchangeFeed"]
 
@@ -51,14 +52,18 @@ class ExchangeFeed(ChannelFeed):
             ]
         )
         for key, arguments in self._bindings:
-            frame = commands.Queue.Bind(queue=queue, exchange=self._name, routing_key=key)
-            await self._rpc(typed(frame, arguments))
+            await self._rpc(
+                method(
+                    commands.Queue.Bind, arguments,
+                    queue=queue, exchange=self._name, routing_key=key,
+                )
+            )  # fmt: skip
         await self._start_consumer(queue, PREFETCH, exclusive=True)
         self._looked()
 
     async def _temporary(self, arguments: Sequence[Header]) -> str:
-        frame = commands.Queue.Declare(queue="", exclusive=True, auto_delete=False)
-        return str((await self._rpc(typed(frame, arguments))).queue)
+        frame = method(commands.Queue.Declare, arguments, exclusive=True)
+        return str((await self._rpc(frame)).queue)
 
     async def _rpc(self, frame: Any) -> Any:
         return await self._link.ask(lambda: self._link.rpc(self.channel, frame))
@@ -74,10 +79,10 @@ class ExchangeFeed(ChannelFeed):
 
     async def _look(self) -> None:
         since = self._looked_ms
-        found = await self._link.ask(lambda: self.channel.queue_declare(self._spill, passive=True))
+        found = await self._rpc(queue_there(self._spill))
         self._looked()
         if found.message_count:
-            await self._link.ask(lambda: self.channel.queue_purge(self._spill))
+            await self._rpc(method(commands.Queue.Purge, queue=self._spill))
             reason = "read too slowly: the temporary queue was full and dropped its oldest"
             self.gaps.append(Gap(self._source, reason, since, self._looked_ms))
 

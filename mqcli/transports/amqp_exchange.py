@@ -33,14 +33,20 @@ from ..transport import (
     Traits,
 )
 from ._amqp import AmqpLink, AmqpOptions, name_of
-from ._amqp_codec import PROPERTY_NAMES, short
-from ._amqp_feed import typed
+from ._amqp_codec import PROPERTY_NAMES
 from ._amqp_firehose import FIREHOSE, unwrapped
+from ._amqp_methods import exchange_there, method, named
 from ._amqp_options import ExchangeOptions, arguments_of, defaults_of, parse_argument
 from ._amqp_publish import Sender
 from ._amqp_watch import ExchangeFeed
 
 _CURRENT = "but current is '"
+
+
+def _delay_ms(seconds: float) -> int:
+    if (made := round(seconds * 1000)) >= 2**31:
+        raise UsageError("the option delay does not fit: it is at most 2147483647 ms, 24 days")
+    return made
 
 
 class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
@@ -56,16 +62,12 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._name = name_of(target)
-        try:
-            short(self._name, "the name of the exchange")
-        except ValueError as exc:
-            raise UsageError(str(exc), where=target.where) from exc
+        self._name = named(name_of(target), "the name of the exchange", target.where)
         self._link = AmqpLink(target)
         options: ExchangeOptions = target.options
         extra: Headers = ()
         if options.delay is not None:
-            extra = (("x-delay", Tagged("i32", round(options.delay * 1000))),)
+            extra = (("x-delay", Tagged("i32", _delay_ms(options.delay))),)
         # The plugin keeps a delayed message outside of queues, so it always counts as unroutable.
         mandatory = options.mandatory and options.delay is None
         self._sender = Sender(self._link, self._name, None, defaults_of(options), extra, mandatory)
@@ -149,15 +151,15 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
     async def _type(self) -> str | None:
         """What AMQP does not tell by itself: declared as something else, the broker contradicts.
         The exchange is there, so nothing is created. None where the user may not declare."""
-        link, name = self._link, self._name
-        await link.once(lambda channel: channel.exchange_declare(name, passive=True))
+        name = self._name
+        await self._do(exchange_there(name))
         if name.startswith("amq."):
             known = {"amq.match": "headers", FIREHOSE: "topic", "amq.rabbitmq.log": "topic"}
             return known.get(name, name[4:])
         try:
-            await link.once(
-                lambda channel: channel.exchange_declare(
-                    name, exchange_type="fanout", durable=True, arguments={}
+            await self._do(
+                method(
+                    commands.Exchange.Declare, exchange=name, exchange_type="fanout", durable=True
                 )
             )
         except Refused as exc:
@@ -194,7 +196,7 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
         if not self._name:
             return True
         try:
-            await self._link.once(lambda ch: ch.exchange_declare(self._name, passive=True))
+            await self._do(exchange_there(self._name))
         except NotFound:
             return False
         return True
@@ -217,40 +219,31 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
         fixed: dict[str, HeaderValue] = {}
         if options.alternate_exchange is not None:
             fixed["alternate-exchange"] = options.alternate_exchange
-        frame = commands.Exchange.Declare(
+        frame = method(
+            commands.Exchange.Declare, arguments_of(options, fixed),
             exchange=self._name, exchange_type=options.exchange_type, durable=options.durable,
             auto_delete=options.auto_delete, internal=options.internal,
         )  # fmt: skip
-        arguments = arguments_of(options, fixed)
-        await self._declare(frame, arguments, existed)
-        return not existed
-
-    async def _declare(
-        self, frame: commands.Exchange.Declare, arguments: Sequence[Header], existed: bool
-    ) -> None:
         try:
-            await self._do(typed(frame, arguments))
+            await self._do(frame)
         except Refused as exc:
             what = "is there, and different" if existed else "cannot be created so"
             raise Refused(what, where=self.target.where, why=exc.why) from exc
+        return not existed
 
     async def _do(self, frame: Any) -> None:
         await self._link.once(lambda channel: self._link.rpc(channel, frame))
 
     async def delete(self) -> None:
-        await self._link.once(lambda ch: ch.exchange_declare(self._name, passive=True))
-        await self._link.once(lambda ch: ch.exchange_delete(self._name))
+        await self._do(exchange_there(self._name))
+        await self._do(method(commands.Exchange.Delete, exchange=self._name))
 
     async def bind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """Route from another exchange to this one. Raises NotFound when either is missing."""
-        frame = commands.Exchange.Bind(
-            destination=self._name, source=exchange, routing_key=key, arguments={}
-        )
-        await self._do(typed(frame, arguments))
+        names = {"destination": self._name, "source": exchange, "routing_key": key}
+        await self._do(method(commands.Exchange.Bind, arguments, **names))
 
     async def unbind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """The opposite; also done when there was no such binding, as AMQP has it."""
-        frame = commands.Exchange.Unbind(
-            destination=self._name, source=exchange, routing_key=key, arguments={}
-        )
-        await self._do(typed(frame, arguments))
+        names = {"destination": self._name, "source": exchange, "routing_key": key}
+        await self._do(method(commands.Exchange.Unbind, arguments, **names))

@@ -10,6 +10,7 @@ from ..transport import Feed, Inspects, Span, Tails, Target, Traits
 from ._amqp import AmqpLink, AmqpOptions
 from ._amqp_firehose import FIREHOSE, unwrapped
 from ._amqp_management import Management
+from ._amqp_methods import queue_there
 from ._amqp_options import QueueOptions
 from ._amqp_queues import queue_name
 from ._amqp_watch import ExchangeFeed
@@ -59,7 +60,8 @@ class AmqpFirehose(Tails, Inspects):
         return True
 
     async def describe(self, group: str | None) -> dict[str, Any]:
-        found = await self._link.once(lambda ch: ch.queue_declare(self._name, passive=True))
+        link, frame = self._link, queue_there(self._name)
+        found = await link.once(lambda channel: link.rpc(channel, frame))
         return {"messages_ready": found.message_count, "consumers": found.consumer_count}
 
     async def tail(self, span: Span) -> Feed:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from pamqp import commands
+
 from ..errors import NotFound, Refused, UsageError
 from ..message import Header, Received, Tagged
 from ..roles import Drops
@@ -13,6 +15,7 @@ from ..transport import Consumes, Feed, Span, Traits, Transport
 from ._amqp import AmqpLink
 from ._amqp_codec import PROPERTY_NAMES
 from ._amqp_feed import ChannelFeed, Raw, is_stream, without
+from ._amqp_methods import method, queue_there
 from ._amqp_options import QueueOptions, queue_arguments
 from ._amqp_queues import QueueLike
 
@@ -78,8 +81,9 @@ class AmqpQueue(QueueLike, Consumes):
         return feed
 
     async def purge(self) -> int | None:
-        done = await self._link.once(lambda channel: channel.queue_purge(self._name))
-        return done.message_count
+        done = await self._do(method(commands.Queue.Purge, queue=self._name))
+        count: int = done.message_count
+        return count
 
     def _arguments(self) -> tuple[Header, ...]:
         return queue_arguments(self.target.options)
@@ -118,8 +122,7 @@ class QueueFeed(ChannelFeed, Drops):
     async def open(self, limit: int | None, to_end: bool) -> None:
         """Raises NotFound, AccessDenied, TryAgainLater (another consumer is exclusive)."""
         await self._open_channel()
-        found = await self._link.ask(lambda: self.channel.queue_declare(self._name, passive=True))
-        self._standing = found.message_count or 0
+        self._standing = await self._ready()
         self._to_end = to_end or self._options.peek
         if self._to_end:
             limit = self._standing if limit is None else min(limit, self._standing)
@@ -212,13 +215,15 @@ class QueueFeed(ChannelFeed, Drops):
     async def _count(self) -> int:
         """Messages that are ready now."""
         try:
-            found = await self._link.ask(
-                lambda: self.channel.queue_declare(self._name, passive=True)
-            )
+            return await self._ready()
         except NotFound as exc:  # it was there; what tells so has not arrived yet
             raise NotFound(
                 "the broker ended the reading", where=self._link.where, why="the queue was deleted"
             ) from exc
+
+    async def _ready(self) -> int:
+        link, frame = self._link, queue_there(self._name)
+        found = await link.ask(lambda: link.rpc(self.channel, frame))
         return found.message_count or 0
 
     def _wrong_kind(self) -> UsageError:

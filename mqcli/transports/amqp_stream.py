@@ -17,7 +17,8 @@ from ..position import Start
 from ..transport import Consumes, Feed, Gap, Span, Tails, Traits
 from ._amqp import AmqpLink
 from ._amqp_codec import PROPERTY_NAMES
-from ._amqp_feed import ChannelFeed, Deliveries, Raw, is_stream, typed, without
+from ._amqp_feed import ChannelFeed, Deliveries, Raw, is_stream, without
+from ._amqp_methods import method
 from ._amqp_options import StreamOptions, stream_arguments
 from ._amqp_queues import QueueLike
 
@@ -188,11 +189,13 @@ class StreamFeed(ChannelFeed):
         link = self._link
         probe = _Offsets(link)
         channel = await link.channel(probe)
-        frame = commands.Basic.Consume(queue=self._name, consumer_tag="mqcli-probe")
+        arguments = [("x-stream-offset", place)]
+        frame = method(
+            commands.Basic.Consume, arguments, queue=self._name, consumer_tag="mqcli-probe"
+        )
         try:
             await link.ask(lambda: channel.basic_qos(prefetch_count=65535 if whole else 1))
-            arguments = [("x-stream-offset", place)]
-            await link.ask(lambda: link.rpc(channel, typed(frame, arguments)))
+            await link.ask(lambda: link.rpc(channel, frame))
             # What is there has been pushed before the answer to the next method.
             await link.ask(lambda: channel.basic_qos(prefetch_count=1))
             if probe.first is None:
