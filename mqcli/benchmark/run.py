@@ -343,6 +343,8 @@ def _judge_clocks(report: Report, links: Sequence[Link], end_to_end: Histogram) 
     middle = end_to_end.percentiles([50.0])[0] / 1e6
     if doubt > max(1.0, middle / 10):
         report.end_to_end = Latency.of(Histogram())
+        for row in report.intervals:
+            row.end_to_end = Latency.of(Histogram())
         report.end_to_end_note = (
             f"withheld: the hosts' clocks are known to {doubt:.3g} ms only,"
             f" and the median would be {middle:.3g} ms"
