@@ -2,7 +2,8 @@
 
 An agent says hello until it is answered. The conductor then asks it for its clock, many times, and
 keeps the quickest answer: half of that round trip is what remains in doubt. On one host there is
-one clock and no doubt.
+one clock and no doubt. An agent that has taken part in a run belongs to its conductor, and does not
+listen to another, until it is sent home or the conductor has fallen silent.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from msgspec.structs import replace
 from ..errors import BrokerUnavailable, MqcliError, NotFound
 from .conductor import Stopped
 from .engine import host_identity
-from .place import named
+from .place import Place, named
 from .plan import (
+    Failed,
     FromWorker,
     Plan,
     Share,
@@ -40,6 +42,7 @@ _HELLO_KEPT, _HELLO_LOST = 5.0, 0.3
 """Seconds between two hellos, where a destination keeps them and where it does not."""
 _SILENCE = 60.0
 """Seconds without a word, once a run has begun, after which the other side is gone."""
+_KEEP_ALIVE = 10.0
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -51,8 +54,11 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
+    """``to`` is the conductor that asked: on a stream two of them read the same inbox."""
+
     at: int
     mine: int
+    to: str
 
 
 class Word(msgspec.Struct, frozen=True, tag=True):
@@ -60,10 +66,11 @@ class Word(msgspec.Struct, frozen=True, tag=True):
 
     data: bytes
     name: str = ""
+    to: str = ""
 
 
 class End(msgspec.Struct, frozen=True, tag=True):
-    """Of the run, or of the meeting."""
+    """Of the run, or of the meeting; an agent says the latter when it goes by itself."""
 
     what: Literal["run", "meeting"]
 
@@ -81,6 +88,9 @@ class _Agent:
         """(round trip, offset) of each answer, ns."""
         self.words: asyncio.Queue[bytes] = asyncio.Queue()
         self.known = asyncio.Event()
+        self.gone = False
+        self.silent = False
+        """It is gone without a word, and cannot remove its own inbox."""
 
 
 class _AgentLink:
@@ -110,6 +120,7 @@ class _AgentLink:
         try:
             data = await asyncio.wait_for(self._agent.words.get(), _SILENCE)
         except TimeoutError:
+            self._agent.gone = self._agent.silent = True
             raise BrokerUnavailable(
                 "an agent has fallen silent", where=self._where.client().where
             ) from None
@@ -117,7 +128,8 @@ class _AgentLink:
         return word
 
     async def aclose(self) -> None:
-        self._agent.outbox.send(encode(End("run")))
+        if not self._agent.gone:
+            self._agent.outbox.send(encode(End("run")))
 
 
 class Meeting:
@@ -137,6 +149,7 @@ class Meeting:
             inbox = await self._stack.enter_async_context(Inbox(inbox_of(self._where)))
             task = asyncio.create_task(self._read(inbox))
             self._stack.push_async_callback(_ended, task)
+            self._stack.push_async_callback(_ended, asyncio.create_task(self._keep_alive()))
             while len(self._present()) < self._count:
                 if self._failure is not None:
                     raise self._failure
@@ -154,8 +167,11 @@ class Meeting:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for agent in self._agents.values():
-            agent.outbox.send(encode(End("meeting")))
+        for name, agent in self._agents.items():
+            if agent.known.is_set() and not agent.gone:
+                agent.outbox.send(encode(End("meeting")))
+            elif agent.silent:
+                await Place(inbox_of(self._where, name), own=True, keep=False).__aexit__()
         await self._stack.aclose()
 
     def links(self) -> Sequence[_AgentLink]:
@@ -163,7 +179,13 @@ class Meeting:
         return [_AgentLink(agent, self._where) for agent in self._present()[: self._count]]
 
     def _present(self) -> list[_Agent]:
-        return [agent for agent in self._agents.values() if agent.known.is_set()]
+        return [agent for agent in self._agents.values() if agent.known.is_set() and not agent.gone]
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(_KEEP_ALIVE)
+            for agent in self._present():
+                agent.outbox.send(encode(Ping(time.monotonic_ns())))
 
     async def _read(self, inbox: Inbox) -> None:
         try:
@@ -174,7 +196,13 @@ class Meeting:
                 if isinstance(word, Hello):
                     if agent is None:
                         await self._greet(sender, word)
+                    elif not agent.known.is_set():  # it belonged to another, and no longer does
+                        agent.outbox.send(encode(Ping(now)))
                 elif agent is None:
+                    continue
+                elif isinstance(word, End):
+                    agent.gone = True
+                elif isinstance(word, Pong | Word) and word.to != self._id:
                     continue
                 elif isinstance(word, Pong):
                     agent.rounds.append((now - word.at, (word.at + now) // 2 - word.mine))
@@ -225,33 +253,37 @@ async def serve(where: Where, stop: asyncio.Event, say: Callable[[str], None]) -
         tasks = [
             asyncio.create_task(agent.read(inbox)),
             asyncio.create_task(agent.hello(_HELLO_KEPT if kept else _HELLO_LOST)),
+            asyncio.create_task(agent.watch()),
         ]
         stopping = asyncio.create_task(stop.wait())
         try:
-            while True:
-                await asyncio.wait(
-                    {tasks[0], stopping} if tasks[1].done() else {*tasks, stopping},
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if tasks[1].done():
-                    tasks[1].result()
-                if tasks[0].done() or stopping.done():
-                    break
-            if tasks[0].done():
-                tasks[0].result()
+            await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            if stopping.done():
+                agent.leave()
             return agent.runs
         finally:
-            for task in (*tasks, stopping):
+            for task in tasks:
                 task.cancel()
+            stopping.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
             await agent.aclose()
+
+
+def _said(word: FromWorker, to: str) -> Word:
+    return Word(encode(word), to=to)
 
 
 class _Serving:
     def __init__(self, where: Where, mine: str, say: Callable[[str], None]) -> None:
         self._where, self._mine, self._say = where, mine, say
         self._outbox: Outbox | None = None
-        self._answered = asyncio.Event()
+        self._answered, self._alone = asyncio.Event(), asyncio.Event()
+        self._leader: str | None = None
+        """The conductor whose we are."""
+        self._heard = 0.0
         self._ear: _Ear | None = None
         self._run: asyncio.Task[None] | None = None
         self.runs = 0
@@ -261,10 +293,32 @@ class _Serving:
         if self._outbox is not None:
             await self._outbox.__aexit__()
 
+    def leave(self) -> None:
+        """Say that we go, so that nobody waits for us."""
+        if self._leader is not None:
+            failed = Failed("BrokerUnavailable", "an agent was stopped", self._where.client().where)
+            self._tell(_said(failed, self._leader))
+        if self._outbox is not None:
+            self._outbox.send(encode(End("meeting")))
+
+    async def watch(self) -> None:
+        """Forget a conductor that has fallen silent."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self._answered.is_set() and time.monotonic() - self._heard > _SILENCE:
+                self._say("the benchmark has fallen silent; waiting for another")
+                await self._end_run()
+                self._leader = None
+                self._answered.clear()
+                self._alone.set()
+
     async def hello(self, every: float) -> None:
-        """Until somebody answers. The conductor may not be there yet."""
+        """As long as nobody answers. The conductor may not be there yet."""
         word = encode(Hello(host_identity()))
-        while not self._answered.is_set():
+        while True:
+            if self._answered.is_set():
+                self._alone.clear()
+                await self._alone.wait()
             try:
                 if self._outbox is None:
                     outbox = Outbox(inbox_of(self._where), self._mine)
@@ -284,13 +338,16 @@ class _Serving:
 
     async def read(self, inbox: Inbox) -> None:
         """Everything that is said to us, until we are sent home."""
-        async for _, data in inbox.words():
+        async for sender, data in inbox.words():
+            if self._leader not in (None, sender):
+                continue
+            self._heard = time.monotonic()
             self._answered.set()
             match _decode(data):
                 case Ping(at):
-                    self._tell(Pong(at, time.monotonic_ns()))
+                    self._tell(Pong(at, time.monotonic_ns(), sender))
                 case Word(data, name):
-                    await self._word(decode_to_worker(data), name)
+                    await self._word(decode_to_worker(data), name, sender)
                 case End("run"):
                     await self._end_run()
                 case End():
@@ -302,15 +359,16 @@ class _Serving:
         assert self._outbox is not None
         self._outbox.send(encode(word))
 
-    async def _word(self, word: ToWorker, name: str) -> None:
+    async def _word(self, word: ToWorker, name: str, sender: str) -> None:
         if isinstance(word, Share):
             await self._end_run()
+            self._leader = sender
             self._ear = _Ear()
             share = replace(word, plan=self._here(word.plan, name))
             self.runs += 1
             self._say(f"run {self.runs}: {share.plan.where.client().where}")
             self._run = asyncio.create_task(
-                work(share, self._ear, lambda said: self._tell(Word(encode(said))))
+                work(share, self._ear, lambda told: self._tell(_said(told, sender)))
             )
         elif self._ear is not None:
             self._ear.words.put_nowait(word)
