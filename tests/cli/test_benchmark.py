@@ -356,6 +356,25 @@ def test_the_live_view(cli: Cli, redis: Redis, fresh: str) -> None:
     assert terminal.end() == 0
 
 
+def test_the_live_view_draws_the_rates(cli: Cli, redis: Redis, fresh: str) -> None:
+    # Given a terminal, and a rate that rises from 200/s to five times that
+    terminal = Terminal(
+        [*PROGRAM, "benchmark", f"{redis.url}/stream:{fresh}", "--variable-rate",
+         "200:2s,1000:2s", "--warmup", "0", "--interval", "250ms"],
+        {**cli.env, "TERM": "xterm-256color"}, cli.home,
+    )  # fmt: skip
+    # When a benchmark runs there
+    assert terminal.end() == 0
+    # Then each rate has a line of bars, which grew with every interval
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.output.decode())
+    for name in ("published", "confirmed", "received"):
+        lines = re.findall(rf"{name}\s+[\d,]+[^▁-█\n]*([▁-█]+)", shown)
+        assert len({len(line) for line in lines}) >= 5, (name, lines)
+        # And they are low where the rate was, and high where it was high
+        early, late = lines[-1][2:6], lines[-1][10:15]
+        assert sorted(early)[2] < sorted(late)[2], (name, lines[-1])
+
+
 @pytest.mark.parametrize("kind", ["stream", "list", "channel"])
 def test_agents_meet_through_the_broker(cli: Cli, redis: Redis, fresh: str, kind: str) -> None:
     # Given two agents in processes of their own, one there before and one after the benchmark
@@ -390,17 +409,3 @@ def test_interrupting_an_agent_ends_it(cli: Cli, redis: Redis, fresh: str) -> No
     # Then it ends, and takes its inbox along
     assert done.code == 143
     assert all(b".mqcli-meet." not in key for key in redis.cli("KEYS", f"{fresh}*"))
-
-
-def test_keys_are_stored(cli: Cli, redis: Redis, fresh: str) -> None:
-    # Given a stream whose entries can carry keys
-    address = f"{redis.url}/stream:{fresh}"
-    # When it is measured with keys in sequence, and kept
-    cli("benchmark", address, "-O", "key_field=k", "--keys", "sequence:3", "--keep",
-        "-c", "30", "--rate", "1000", "--warmup", "0s", "-o", "json").ok()  # fmt: skip
-    # Then every entry has its key, but for the probes that show that somebody reads
-    (kept,) = redis.cli("KEYS", f"{fresh}*")
-    entries = cli("consume", f"{redis.url}/stream:{kept.decode()}", "-e", "-O", "key_field=k",
-                  "-o", "json").ok()  # fmt: skip
-    keys = [json.loads(line).get("key") for line in entries.out.splitlines()]
-    assert [key for key in keys if key is not None] == [f"key-{n % 3}" for n in range(30)]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import zlib
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from mqcli.benchmark.result import Report, load
+from tests.brokers.kafka import Kafka
 from tests.brokers.redis import Redis
 
 from .support import Cli
@@ -136,3 +143,72 @@ def test_latencies_stand_in_the_interval_of_their_messages(
     assert len(run.intervals) >= 30
     for row in run.intervals:
         assert (row.confirmed, row.received) == (row.confirm.count, row.end_to_end.count), row.at_s
+
+
+@pytest.fixture
+def keys_of(cli: Cli, redis: Redis, fresh: str) -> Callable[..., list[str]]:
+    """The keys, in order, of a stream that was filled with these flags; without those of the
+    probes, which have none."""
+
+    def filled(*arguments: str) -> list[str]:
+        name = f"{fresh}-{uuid4().hex[:6]}"
+        cli("benchmark", f"{redis.url}/stream:{name}", "-O", "key_field=k", "--keep",
+            "--warmup", "0s", *arguments, "-q").ok()  # fmt: skip
+        (kept,) = redis.cli("KEYS", f"{name}*")
+        entries = redis.cli("XRANGE", kept, "-", "+")
+        redis.cli("DEL", kept)
+        fields = [dict(zip(row[1][::2], row[1][1::2], strict=True)) for row in entries]
+        return [each[b"k"].decode() for each in fields if b"k" in each]
+
+    return filled
+
+
+def test_keys_in_sequence_take_turns(keys_of: Callable[..., list[str]]) -> None:
+    # Given keys in sequence, when thirty messages are sent at a rate
+    found = keys_of("--keys", "sequence:3", "-c", "30", "--rate", "1000")
+    # Then they take turns, over the ends of batches too
+    assert found == [f"key-{n % 3}" for n in range(30)]
+
+
+def test_random_keys_are_all_as_frequent(keys_of: Callable[..., list[str]]) -> None:
+    # Given ten keys at random, when 5,000 messages of two producers carry them
+    found = keys_of("--keys", "random:10", "-c", "5000", "--producers", "2", "--only", "publish")
+    # Then all occur, each about as often (five standard deviations are 106), in no fixed turn
+    times = Counter(found)
+    assert set(times) == {f"key-{n}" for n in range(10)} and times.total() == 5000
+    assert all(394 < count < 606 for count in times.values()), times
+    assert 0 < sum(one == other for one, other in pairwise(found)) < 1000
+
+
+def test_zipf_keys_are_as_frequent_as_their_rank(keys_of: Callable[..., list[str]]) -> None:
+    # Given a hundred keys by Zipf's law, when 20,000 messages carry them
+    found = keys_of("--keys", "zipf:100", "-c", "20000", "--only", "publish")
+    # Then the n-th has 1/n of the first one's share, as near as chance lets it (five deviations)
+    times, whole = Counter(found), sum(1 / n for n in range(1, 101))
+    assert times.total() == 20_000
+    for rank in (1, 2, 3, 5, 10, 50):
+        share = 1 / rank / whole
+        near = 5 * math.sqrt(20_000 * share * (1 - share))
+        assert abs(times[f"key-{rank - 1}"] - 20_000 * share) < near, (rank, times)
+    # And the rare ones are there as well
+    assert len(times) > 95
+
+
+def test_keys_go_to_their_partitions(cli: Cli, kafka: Kafka, fresh: str) -> None:
+    # Given a topic with four partitions, where order is promised by key
+    cli("create", f"{kafka.url}/{fresh}", "-O", "num_partitions=4").ok()
+    # When messages with keys are measured there
+    done = cli("benchmark", f"{kafka.url}/{fresh}", "--use-existing", "--keys", "sequence:40",
+               "-c", "4000", "--warmup", "0", "-o", "json").ok()  # fmt: skip
+    # Then each key is in one partition, as every client has it, and nothing is out of order
+    (run,) = load(done.out, "stdout")
+    assert run.delivery is not None and run.delivery.delivered == 4000
+    assert run.delivery.reordered == 0
+    entries = cli("consume", f"{kafka.url}/{fresh}", "-e", "-o", "json").ok()
+    homes: dict[str, set[str]] = {}
+    for line in entries.out.splitlines():
+        entry = json.loads(line)
+        if entry.get("key") is not None:
+            homes.setdefault(entry["key"], set()).add(entry["meta"]["position"].partition(":")[0])
+    assert len(homes) == 40 and all(len(home) == 1 for home in homes.values()), homes
+    assert len(set.union(*homes.values())) == 4
