@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from mqcli.benchmark.result import load
+from tests.brokers import need
+from tests.brokers.hdrhistogram import LogProcessor
 from tests.brokers.process import wait_until
 from tests.brokers.redis import Redis
 
@@ -180,6 +182,30 @@ def test_files_for_other_programs(cli: Cli, redis: Redis, fresh: str, tmp_path: 
     assert any('kind="lost"' in line for line in lines)
     # And the log has the intervals
     assert "Tag=end_to_end" in (tmp_path / "r.hlog").read_text()
+
+
+def test_hdrhistograms_own_tools_read_the_log_of_a_run(
+    cli: Cli, redis: Redis, fresh: str, tmp_path: Path
+) -> None:
+    # Given a run of which 2,000 messages count, and its log
+    processor, log = need("hdrhistogram", LogProcessor), tmp_path / "a.hlog"
+    done = cli("benchmark", f"{redis.url}/stream:{fresh}", "--rate", "1000", "--duration", "2s",
+               "--warmup", "300ms", "--interval", "300ms", "--hlog", str(log),
+               "-o", "json").ok()  # fmt: skip
+    (run,) = load(done.out, "stdout")
+    for tag, latency in (("confirm", run.confirm), ("end_to_end", run.end_to_end)):
+        # When HdrHistogram's log processor sums it up
+        found = processor(log, tag)
+        # Then it has the report's figures: all intervals make the whole
+        assert found.count == latency.count == 2000
+        assert latency.max is not None
+        for share, value in found.values.items():
+            (ours,) = latency.decoded().percentiles([share * 100])
+            assert value == pytest.approx(ours / 1000, rel=0.002)
+        assert found.values[0.5] == pytest.approx(
+            1000 * (latency.percentiles["p50"] or 0), rel=0.01
+        )
+        assert max(found.values.values()) == pytest.approx(1000 * latency.max, rel=0.01)
 
 
 def test_the_gate(cli: Cli, redis: Redis, fresh: str, tmp_path: Path) -> None:

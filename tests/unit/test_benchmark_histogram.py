@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 
 from mqcli.benchmark.histogram import HIGHEST, Histogram, log_lines
 from mqcli.benchmark.result import Latency, enough
-from tests.brokers import Unavailable, need
-from tests.brokers.maven import jar
+from tests.brokers import need
+from tests.brokers.hdrhistogram import LogProcessor
 
 durations = st.integers(0, HIGHEST)
 
@@ -96,31 +95,18 @@ def test_damaged_encodings_are_refused(data: bytes) -> None:
 
 def test_hdrhistograms_own_tools_read_our_logs(tmp_path: Path) -> None:
     # Given HdrHistogram from Maven Central, and a log of two intervals under two tags
-    def own() -> Path:
-        import shutil
-
-        if shutil.which("java") is None:
-            raise Unavailable("no java on the PATH")
-        return jar("org.hdrhistogram:HdrHistogram:2.2.2")
-
-    tool = need("hdrhistogram", own)
+    processor = need("hdrhistogram", LogProcessor)
     first, second = [1_000 * n for n in range(1, 5001)], [3_000_000, 2_000_000_000, HIGHEST]
     log = tmp_path / "a.hlog"
     encoded = [of(first).encode(), of(second).encode()]
     lines = log_lines(1_700_000_000.0, 1.0, {"end_to_end": encoded, "confirm": encoded[:1]})
     log.write_text("\n".join(lines) + "\n")
     # When its log processor sums up one tag
-    done = subprocess.run(
-        ["java", "-cp", str(tool), "org.HdrHistogram.HistogramLogProcessor", "-i", str(log),
-         "-tag", "end_to_end", "-csv", "-outputValueUnitRatio", "1000"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    found = processor(log, "end_to_end")
     # Then it counts what we count, and its percentiles are ours, in µs
     whole = of(first + second)
-    rows = [line.split(",") for line in done.stdout.splitlines() if line[:1].isdigit()]
-    assert int(rows[-1][2]) == whole.count
-    value = {float(row[1]): float(row[0]) for row in rows}
-    for share, found in value.items():
+    assert found.count == whole.count
+    for share, value in found.values.items():
         (ours,) = whole.percentiles([share * 100])
-        assert found == pytest.approx(ours / 1000, rel=0.001)
-    assert max(value.values()) == pytest.approx(HIGHEST / 1000, rel=0.001)
+        assert value == pytest.approx(ours / 1000, rel=0.001)
+    assert max(found.values.values()) == pytest.approx(HIGHEST / 1000, rel=0.001)
