@@ -35,7 +35,7 @@ def as_csv(runs: Sequence[Report]) -> str:
     lines = [",".join(["run", "at_s", "seconds", "phase", *_COUNTS, *latencies])]
     for run in runs:
         for row in run.intervals:
-            cells = [run.run, f"{row.at_s:g}", f"{run.interval_s:g}", row.phase]
+            cells = [run.run, f"{row.at_s:.12g}", f"{run.interval_s:.12g}", row.phase]
             cells += [_cell(getattr(row, name)) for name in _COUNTS]
             for latency in (row.confirm, row.end_to_end):
                 cells += [_cell(latency.percentiles.get(name)) for name in _PERCENTILES]
@@ -45,7 +45,7 @@ def as_csv(runs: Sequence[Report]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def as_hlog(run: Report) -> str:
@@ -68,7 +68,9 @@ def as_prometheus(runs: Sequence[Report]) -> str:
         if found:
             lines.append(f"# HELP mqcli_benchmark_{name} {help}")
             lines.append(f"# TYPE mqcli_benchmark_{name} gauge")
-            lines.extend(f"mqcli_benchmark_{name}{{{labels}}} {value:g}" for labels, value in found)
+            lines.extend(
+                f"mqcli_benchmark_{name}{{{labels}}} {value:.12g}" for labels, value in found
+            )
 
     def latencies() -> Iterator[tuple[str, float | None]]:
         for run in runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import time
@@ -16,6 +17,7 @@ from .._version import __version__
 from ..errors import gravest
 from .conductor import Heard, Progress, conduct, raised, shared
 from .delivery import Delivery, judge
+from .engine import host_identity
 from .histogram import Histogram
 from .place import Place, named
 from .plan import Consumed, Plan, Produced
@@ -27,6 +29,8 @@ __all__ = ["Job", "new_run", "report_of", "run"]
 
 _BUSY = 90.0
 """Percent of a core from which on a process of ours may be the limit."""
+_OVERRUN = 1.02
+"""Of the planned time, from which on publishing did not keep to it."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,7 +245,21 @@ def _rates(
         rates.received_per_s = rates.received / max(reading, 1e-9)
         size = sum(reader.counted_bytes for reader in consumed)
         rates.received_mb_per_s = size / max(reading, 1e-9) / 1e6
+    if plan.phases and plan.only == "both" and heard.complete and took > plan.lasts * _OVERRUN:
+        _rate_of_all(rates, plan, heard)
     return rates
+
+
+def _rate_of_all(rates: Rates, plan: Plan, heard: Heard) -> None:
+    """Publishing took longer than was planned, and its rates are over that time: so is what was
+    received, until the last message, by whole intervals."""
+    from_interval = math.ceil(plan.warmup / plan.interval - 1e-9)
+    ticks = [tick for number, tick in heard.ticks.items() if number >= from_interval]
+    begin = heard.start + round(from_interval * plan.interval * 1e9)
+    reading = max((heard.drained - begin) / 1e9, rates.seconds)
+    rates.received = sum(tick.received for tick in ticks)
+    rates.received_per_s = rates.received / reading
+    rates.received_mb_per_s = sum(tick.received_bytes for tick in ticks) / reading / 1e6
 
 
 def _intervals(plan: Plan, heard: Heard, share: bool) -> tuple[list[Interval], int]:
@@ -312,8 +330,8 @@ def _machines(heard: Heard, links: Sequence[Link], lag: Histogram) -> list[Machi
         own = Latency.of(_summed([tidy.lag]))
         if own.percentiles.get("p99") is not None:
             machine.lag_p99_ms = max(machine.lag_p99_ms or 0.0, own.percentiles["p99"] or 0.0)
-    for machine in found.values():
-        machine.facts.setdefault("cores", os.cpu_count())
+    if (here := host_identity()) in found:  # of another host it is not known
+        found[here].facts["cores"] = os.cpu_count()
     return list(found.values())
 
 

@@ -153,6 +153,7 @@ class Tracker:
             if prefix != self._prefix:
                 self._fault("foreign", 1, None, None, message, now)
             elif producer == CONTROL:
+                size -= len(value)  # no message of the load
                 self.mark |= sequence >= MARK
                 self.probes += sequence < MARK
             else:

@@ -180,7 +180,7 @@ def _settings(plan: Plan, load: LoadFlags, shape: ShapeFlags, processes: int) ->
     """What the report's head says was asked for; what is as usual is left out."""
     found: dict[str, Any] = {}
     if load.rate is not None:
-        found["rate"] = f"{load.rate:g}/s"
+        found["rate"] = f"{load.rate:.12g}/s"
     if load.variable_rate is not None:
         found["variable_rate"] = load.variable_rate
     if plan.count is not None:

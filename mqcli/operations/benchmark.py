@@ -134,7 +134,7 @@ async def _searched(once: _Once) -> list[Report]:
         plan = replace(job.plan, count=None, **changed)
         settings = {**job.settings, "seconds": plan.lasts, "warmup": plan.warmup}
         if plan.phases:
-            settings["rate"] = f"{plan.phases[0].rate:g}/s"
+            settings["rate"] = f"{plan.phases[0].rate:.12g}/s"
         return replace(job, plan=plan, settings=settings)
 
     first = with_plan(phases=(), duration=seconds, warmup=min(1.0, seconds))
