@@ -165,6 +165,7 @@ def report_of(
         for name in ("confirm", "service", "delay", "end_to_end", "lag")
     )
     end_to_end.negative = sum(tidy.negative for tidy in heard.tidies)
+    clipped = sum(tidy.clipped for tidy in heard.tidies)
     rates = _rates(plan, heard, produced, consumed)
     rows, backlog = _intervals(plan, heard, shared(client, plan))
     delivery = None
@@ -175,6 +176,8 @@ def report_of(
             complete=heard.complete,
         )  # fmt: skip
     notes = [*heard.notes, *_notes(client.traits(plan.group).order, delivery, consumed)]
+    if clipped:
+        notes.append(f"{clipped} latencies were longer than an hour, and are shown as an hour")
     limited = _limited(plan, heard, produced, delay, lag)
     report = Report(
         run=plan.run.hex(),
@@ -353,10 +356,10 @@ def _judge_reading(report: Report, plan: Plan, heard: Heard, *, verified: bool) 
 
 
 def _judge_clocks(report: Report, links: Sequence[Link], end_to_end: Histogram) -> None:
+    if end_to_end.negative:
+        report.notes.append(f"{end_to_end.negative} latencies were negative: clocks disagree")
     doubt = sum(sorted((link.doubt for link in links), reverse=True)[:2]) / 1e6
     if not doubt or not end_to_end.count:
-        if end_to_end.negative:
-            report.notes.append(f"{end_to_end.negative} latencies were negative: clocks disagree")
         return
     middle = end_to_end.percentiles([50.0])[0] / 1e6
     if doubt > max(1.0, middle / 10):
