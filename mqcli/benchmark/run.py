@@ -29,8 +29,8 @@ __all__ = ["Job", "new_run", "report_of", "run"]
 
 _BUSY = 90.0
 """Percent of a core from which on a process of ours may be the limit."""
-_OVERRUN = 1.02
-"""Of the planned time, from which on publishing did not keep to it."""
+_OVERRUN = (0.5, 0.02)
+"""Seconds, and of the planned time, from which on publishing did not keep to it."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +248,8 @@ def _rates(
         rates.received_per_s = rates.received / max(reading, 1e-9)
         size = sum(reader.counted_bytes for reader in consumed)
         rates.received_mb_per_s = size / max(reading, 1e-9) / 1e6
-    if plan.phases and plan.only == "both" and heard.complete and took > plan.lasts * _OVERRUN:
+    overrun = took - plan.lasts > max(_OVERRUN[0], plan.lasts * _OVERRUN[1])
+    if plan.phases and plan.only == "both" and heard.complete and overrun:
         _rate_of_all(rates, plan, heard)
     return rates
 
