@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from ..broker import Entry
-from ..errors import AccessDenied, BrokerUnavailable, MqcliError, NotFound, UsageError
+from ..errors import AccessDenied, BrokerUnavailable, MqcliError, UsageError
 from ..transport import Target
 from ._amqp import login_of, tls_of, vhost_of
 
@@ -57,8 +57,8 @@ class Management:
         return [(f"{scheme}://{name}:{port}", *login_of(self._target)) for name in names]
 
     async def get(self, path: str) -> Any:
-        """The decoded answer. Raises BrokerUnavailable where the API does not answer, NotFound,
-        AccessDenied."""
+        """The decoded answer. Raises BrokerUnavailable where the API does not answer, or does not
+        know what AMQP knows (so it is another one), AccessDenied."""
         error: MqcliError | None = None
         for base, user, password in self._bases():
             try:
@@ -89,8 +89,6 @@ class Management:
                     why=f"{exc.code} {exc.reason}",
                     hint="the user needs the tag management",
                 ) from exc
-            if exc.code == 404:
-                raise NotFound("does not exist", where=self._target.where) from exc
             raise _silent(base, f"{exc.code} {exc.reason}") from exc
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "reason", exc)

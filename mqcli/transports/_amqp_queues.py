@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pamqp import commands
 
-from ..errors import BrokerUnavailable, NotFound, Refused, Unsupported, UsageError
+from ..errors import AccessDenied, BrokerUnavailable, NotFound, Refused, Unsupported, UsageError
 from ..message import Header, Headers, Message
 from ..roles import Binds
 from ..transport import Inspects, Manages, Outcome, Publishes, Target
 from ._amqp import AmqpLink, AmqpOptions, name_of
+from ._amqp_feed import is_stream
 from ._amqp_methods import method, named, queue_there
 from ._amqp_options import PublishOptions, defaults_of
 from ._amqp_publish import Sender
@@ -31,6 +33,8 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
     """A queue as AMQP sees it: published to through the default exchange."""
 
     Connection = AmqpOptions
+    kind: ClassVar[str]
+    """"queue" or "stream"."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -73,12 +77,23 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
 
         ready, consumers = await self._count()
         try:
-            return await Management(self.target).queue(self._name)
-        except BrokerUnavailable as exc:
+            found = await Management(self.target).queue(self._name)
+        except (BrokerUnavailable, AccessDenied) as exc:
             return {"messages_ready": ready, "consumers": consumers, "note": str(exc)}
+        if (found.get("type") == "stream") != (self.kind == "stream"):
+            raise self._wrong_kind()
+        return found
 
     async def _do(self, frame: Any) -> Any:
         return await self._link.once(lambda channel: self._link.rpc(channel, frame))
+
+    def _wrong_kind(self) -> UsageError:
+        other = "queue" if self.kind == "stream" else "stream"
+        return UsageError(
+            f"it is a {other}, not a {self.kind}",
+            where=self.target.where,
+            hint=f"write {other}:{self._name}",
+        )
 
     def _arguments(self) -> tuple[Header, ...]:
         raise NotImplementedError
@@ -107,6 +122,9 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
 
     async def delete(self) -> None:
         await self._count()
+        with contextlib.suppress(AccessDenied):  # who may not read cannot tell them apart
+            if await is_stream(self._link, self._name) != (self.kind == "stream"):
+                raise self._wrong_kind()
         await self._do(method(commands.Queue.Delete, queue=self._name))
 
     async def bind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:

@@ -9,17 +9,19 @@ from typing import Any
 
 from pamqp import commands
 
+from ..errors import NotFound
 from ..message import Header, Headers, Received
 from ..transport import Gap
 from ._amqp import AmqpLink
 from ._amqp_feed import PREFETCH, ChannelFeed, Raw
-from ._amqp_methods import method, queue_there
+from ._amqp_methods import exchange_there, method, queue_there
 
 __all__ = ["ExchangeFeed"]
 
 _KEPT, _KEPT_BYTES = 100_000, 256 << 20
 _LOOK_AFTER = 1.0
-"""Seconds between looks whether the temporary queue had to drop something."""
+"""Seconds between looks whether the temporary queue had to drop something, and the exchange is
+there: when it is deleted, its bindings go, and nobody tells who is behind them."""
 
 Unwrap = Callable[[Received], Received | None]
 """The message to show for one that came; None for one that is not wanted."""
@@ -79,6 +81,12 @@ class ExchangeFeed(ChannelFeed):
 
     async def _look(self) -> None:
         since = self._looked_ms
+        try:
+            await self._rpc(exchange_there(self._name))
+        except NotFound as exc:
+            raise NotFound(
+                "the watching is over", where=self._link.where, why="the exchange was deleted"
+            ) from exc
         found = await self._rpc(queue_there(self._spill))
         self._looked()
         if found.message_count:

@@ -38,6 +38,7 @@ class AmqpQueue(QueueLike, Consumes):
 
     summary = "queue, classic or quorum"
     Options = QueueOptions
+    kind = "queue"
     instead: ClassVar[Mapping[str, str]] = {
         "Tails": "tail the exchange: it is bound to; -O via=firehose, while tracing is on; or look"
         " at what stands there with consume --peek"

@@ -36,6 +36,7 @@ class AmqpStream(QueueLike, Consumes, Tails):
 
     summary = "stream, a log without groups"
     Options = StreamOptions
+    kind = "stream"
     instead: ClassVar[Mapping[str, str]] = {
         "group": "AMQP 0-9-1 keeps no offsets for the consumers of a stream: say --from OFFSET, or"
         " share a queue: between readers"
@@ -76,11 +77,7 @@ class AmqpStream(QueueLike, Consumes, Tails):
             await feed.aclose()
             if await is_stream(self._link, self._name):
                 raise
-            raise UsageError(
-                "it is a queue, not a stream",
-                where=self.target.where,
-                hint=f"write queue:{self._name}",
-            ) from exc
+            raise self._wrong_kind() from exc
         except BaseException:
             await feed.aclose()
             raise

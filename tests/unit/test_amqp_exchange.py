@@ -249,3 +249,20 @@ def test_a_missing_exchange_is_not_made_by_watching(rabbitmq: Rabbit, fresh: str
         assert made.supports(Tails)
 
     run(test())
+
+
+def test_an_exchange_deleted_while_it_is_watched_is_told(rabbitmq: Rabbit, fresh: str) -> None:
+    async def test() -> None:
+        made = client(rabbitmq, f"exchange:{fresh}")
+        await made.create()
+        async with made.tail() as reader:
+            # Given a watcher that has seen something
+            await published(made, [Message(b"v")])
+            assert values(await reader.receive(wait=5)) == [b"v"]
+            # When the exchange is deleted, of which AMQP tells nobody, then it does not wait on
+            await made.once(Manages, lambda t: t.delete())
+            with pytest.raises(NotFound, match="deleted"):
+                for _ in range(20):
+                    assert not await reader.receive(wait=0.5)
+
+    run(test())

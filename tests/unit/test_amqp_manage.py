@@ -8,13 +8,14 @@ from urllib.parse import quote
 
 import pytest
 
+from mqcli.client import Client
 from mqcli.errors import MqcliError, Refused, UsageError
 from mqcli.message import Header, Message, Tagged
 from mqcli.roles import Binds
 from mqcli.transport import Inspects, Manages
 
 from ..brokers.rabbitmq import Rabbit
-from .amqp_support import client, published
+from .amqp_support import client, fill, published
 
 run = asyncio.run
 
@@ -185,6 +186,48 @@ def test_names_that_cannot_be_are_refused_before_a_socket_opens(kind: str) -> No
         # Given a broker that is not there, then the name is what is wrong
         with pytest.raises(UsageError, match=words):
             run(client(nowhere, f"{kind}:{name}").create())
+
+
+def test_the_wrong_kind_is_neither_described_nor_deleted(rabbitmq: Rabbit, fresh: str) -> None:
+    async def test() -> None:
+        for kind, wrong in (("queue", "stream"), ("stream", "queue")):
+            right = client(rabbitmq, f"{kind}:{fresh}-{kind}")
+            mistaken = client(rabbitmq, f"{wrong}:{fresh}-{kind}")
+            await right.create()
+            # Given one kind, when the other is to be looked at or deleted, then that is told
+            with pytest.raises(UsageError, match=f"it is a {kind}, not a {wrong}"):
+                await mistaken.once(Inspects, lambda t: t.describe(None))
+            with pytest.raises(UsageError, match=f"it is a {kind}, not a {wrong}"):
+                await mistaken.once(Manages, lambda t: t.delete())
+            # and it is there until it is named rightly
+            assert (await right.once(Inspects, lambda t: t.describe(None)))["durable"]
+            await right.once(Manages, lambda t: t.delete())
+            assert not await right.once(Inspects, lambda t: t.exists())
+
+    run(test())
+
+
+def test_who_may_not_ask_the_management_api_is_told_what_amqp_tells(
+    rabbitmq: Rabbit, fresh: str
+) -> None:
+    # Given a user without the tag management, as applications are, and a message
+    rabbitmq.api("PUT", f"/api/users/{fresh}", {"password": "pw", "tags": ""})
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    rabbitmq.api("PUT", f"/api/permissions/%2F/{fresh}", everything)
+    rabbitmq.declare(fresh)
+    fill(rabbitmq, fresh, [b"v"])
+    mine = rabbitmq.at(f"queue:{fresh}").replace("://", f"://{fresh}:pw@")
+    # When the queue is described, then it is counted, and said why there is no more
+    found = run(Client.at(mine).once(Inspects, lambda t: t.describe(None)))
+    assert (found["messages_ready"], found["consumers"]) == (1, 0)
+    assert "tag management" in found["note"]
+    # and so where something else than the API answers
+    rabbitmq.vhost(fresh)
+    rabbitmq.declare(fresh, vhost=fresh)
+    elsewhere = f"{rabbitmq.at(f'queue:{fresh}', fresh)}/nosuch"
+    found = run(Client.at(elsewhere).once(Inspects, lambda t: t.describe(None)))
+    assert found["messages_ready"] == 0 and "does not answer" in found["note"]
+    assert "404" in found["note"]
 
 
 def test_what_the_broker_refuses_is_told_in_its_words(rabbitmq: Rabbit, fresh: str) -> None:
