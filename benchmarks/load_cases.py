@@ -62,7 +62,8 @@ def rabbitmq(url: str, scale: float) -> Iterator[Case]:
     warm_up, seconds = (5, 10) if scale >= 1 else (2, 3)
     runs = 3
     ours = [*MQCLI, "benchmark", "-q", "-o", "json", f"{url}/queue:ours", "--warmup", f"{warm_up}s",
-            "--duration", f"{seconds}s", "--in-flight", "2000", "-O", "prefetch=2000"]  # fmt: skip
+            "--duration", f"{seconds}s", "--in-flight", "2000", "-O", "prefetch=2000",
+            "-O", "ack_every=500"]  # fmt: skip
     theirs = ["-x", "1", "-y", "1", "-c", "2000", "-q", "2000", "-A", "500", "-f", "persistent",
               "-s", "100", "-p", "-e", "", "-k", "peer", "-u", "peer",
               "-z", str(warm_up + seconds)]  # fmt: skip

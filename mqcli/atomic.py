@@ -59,6 +59,7 @@ class AtomicPublisher(Publisher):
                 why=f"message {number + 1} was refused",
             )
             self._room.set()
+            self._trouble.set()
 
     async def commit(self) -> None:
         """Let all be seen, and return when it can be. Call it behind ``finish``.

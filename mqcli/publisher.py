@@ -133,9 +133,13 @@ class Publisher(Session):
         self._require = require_receivers
         self._on_outcome = on_outcome
         self._fates = fates
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        """By the number of the batch's first message."""
         self._in_flight = 0
         self._room = asyncio.Event()
+        self._trouble = asyncio.Event()
+        """Apart from ``_room``, which every batch rings."""
         self._lost: list[tuple[int, list[Message]]] = []
         self.counts = Counts()
         self.errors: list[str] = []
@@ -151,6 +155,7 @@ class Publisher(Session):
 
     async def __aenter__(self) -> Self:
         await self._open()
+        self._loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
@@ -184,8 +189,7 @@ class Publisher(Session):
             batch, numbers = self._vetted(batch, numbers)
         if batch:
             self._in_flight += size
-            task = asyncio.create_task(self._send(batch, numbers, size))
-            self._tasks.add(task)
+            self._tasks[first] = self._loop.create_task(self._send(first, batch, numbers, size))
 
     def _vetted(
         self, batch: Sequence[Message], numbers: Sequence[int]
@@ -220,7 +224,9 @@ class Publisher(Session):
         if self._fates is not None:
             self._fates.refused(number, error)
 
-    async def _send(self, batch: Sequence[Message], numbers: Sequence[int], size: int) -> None:
+    async def _send(
+        self, first: int, batch: Sequence[Message], numbers: Sequence[int], size: int
+    ) -> None:
         try:
             outcome = await self._publish(batch)
             self._settle(outcome, batch, numbers)
@@ -228,10 +234,10 @@ class Publisher(Session):
             self._bug = exc
         finally:
             self._in_flight -= size
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.discard(task)
+            del self._tasks[first]
             self._room.set()
+            if self._in_trouble:
+                self._trouble.set()
 
     async def _publish(self, batch: Sequence[Message]) -> Outcome:
         assert isinstance(self._transport, Publishes)
@@ -319,9 +325,10 @@ class Publisher(Session):
 
     async def abandon(self) -> None:
         """Stop waiting: everything still in flight becomes unknown."""
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._give_up_lost()
 
     def _raise_bug(self) -> None:
@@ -335,9 +342,13 @@ class Publisher(Session):
     async def wait_for_failure(self) -> None:
         """Return when ``failure`` is set, or ``mend`` has something to do; for a race with slow
         input."""
-        while self.failure is None and self._bug is None and not self._lost:
-            self._room.clear()
-            await self._room.wait()
+        while not self._in_trouble:
+            self._trouble.clear()
+            await self._trouble.wait()
+
+    @property
+    def _in_trouble(self) -> bool:
+        return self.failure is not None or self._bug is not None or bool(self._lost)
 
     async def mend(self) -> None:
         """Send again now what is waiting for a reconnect (else the next ``submit`` does)."""

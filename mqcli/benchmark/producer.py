@@ -25,7 +25,7 @@ __all__ = ["Producer"]
 
 LATE = 10_000_000
 """Nanoseconds behind the schedule from which on mqcli itself was too slow."""
-_TICK = 300_000
+_TICK = 500_000
 """Nanoseconds between two looks at the schedule, at least: what is due meanwhile goes together."""
 _BATCHES = 32
 """Batches in flight at most: beyond, what is due waits and goes together. Else a broker that takes

@@ -240,7 +240,7 @@ class ChannelFeed(Feed):
             await self._link.ask(lambda: self.channel.basic_cancel(consumer))
 
     async def receive(self, max_messages: int, max_bytes: int, wait: float) -> Sequence[Received]:
-        tap, loop = self._tap, asyncio.get_running_loop()
+        tap, loop = self._tap, self._link.wire.loop
         deadline = loop.time() + wait
         self._quiet_at = self._quiet_at or loop.time() + self.idle_after
         while not self.ended and not self._closed:
@@ -263,11 +263,11 @@ class ChannelFeed(Feed):
                 self._quiet_at = loop.time() + self.idle_after
                 continue
             tap.arrived.clear()
+            timer = loop.call_later(min(left, self._quiet_at - loop.time()), tap.arrived.set)
             try:
-                async with asyncio.timeout(min(left, self._quiet_at - loop.time())):
-                    await tap.arrived.wait()
-            except TimeoutError:
-                continue
+                await tap.arrived.wait()
+            finally:
+                timer.cancel()
         return ()
 
     @abstractmethod

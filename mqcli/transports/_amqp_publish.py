@@ -85,7 +85,7 @@ class Sender(Tap):
         """See ``Publishes.publish``."""
         if not batch:
             return Outcome(0)
-        call = Call(batch, asyncio.get_running_loop().create_future())
+        call = Call(batch, self._link.wire.loop.create_future())
         async with self._order:
             self._link.check()
             try:
@@ -194,7 +194,8 @@ class Sender(Tap):
 
     async def _send(self, call: Call, indices: Sequence[int], data: bytes, timeout: float) -> None:
         """Give one row to the wire, unless that is lost or the broker blocks publishers."""
-        wire, loop = self._link.wire, asyncio.get_running_loop()
+        wire = self._link.wire
+        loop = wire.loop
         deadline = loop.time() + timeout
         while wire.blocked is not None and wire.lost is None and loop.time() < deadline:
             await self._wait_for_answer(deadline - loop.time())
@@ -234,27 +235,43 @@ class Sender(Tap):
 
     async def _all_settled(self, timeout: float) -> None:
         """Return when nothing is in flight, or after ``timeout`` seconds without an answer."""
-        loop = asyncio.get_running_loop()
+        loop = self._link.wire.loop
         while self._ledger.parts and (left := self._answer_at + timeout - loop.time()) > 0:
             await self._wait_for_answer(left)
 
     async def _settled(self, call: Call, timeout: float) -> None:
         """Return when the call has its outcome: at the latest ``timeout`` seconds after the last
         answer of the broker."""
-        loop, wire, where = asyncio.get_running_loop(), self._link.wire, self._link.where
-        while not call.future.done():
+        loop = self._link.wire.loop
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
             left = self._answer_at + timeout - loop.time()
-            if left <= 0 and not self._order.locked():
-                cause: MqcliError = BrokerUnavailable(
-                    f"the broker confirmed nothing for {timeout:g} s", where=where
-                )
-                if wire.blocked is not None:
-                    cause = errors.alarm(wire.blocked, where)
-                mine = [part for part in self._ledger.parts if part.call is call]
-                self._ledger.give_up(mine, cause)
-                self._refuse_again(cause, call)
-                return
-            await asyncio.wait((call.future,), timeout=max(left, 0.05))
+            if left > 0 or self._order.locked():
+                timer = loop.call_later(max(left, 0.05), look)
+            else:
+                self._give_up(call, timeout)
+
+        timer = loop.call_later(timeout, look)
+        try:
+            await call.future
+        finally:
+            timer.cancel()
+
+    def _give_up(self, call: Call, timeout: float) -> None:
+        """Nothing more is awaited for the call."""
+        wire, where = self._link.wire, self._link.where
+        cause: MqcliError = BrokerUnavailable(
+            f"the broker confirmed nothing for {timeout:g} s", where=where
+        )
+        if wire.blocked is not None:
+            cause = errors.alarm(wire.blocked, where)
+        mine = [part for part in self._ledger.parts if part.call is call]
+        self._ledger.give_up(mine, cause)
+        self._refuse_again(cause, call)
+        if not call.future.done():
+            call.future.set_result(None)
 
     # --- what the broker answers ------------------------------------------------------------------
 
@@ -296,7 +313,7 @@ class Sender(Tap):
         return at
 
     def flush(self) -> None:
-        self._answer_at = asyncio.get_running_loop().time()
+        self._answer_at = self._link.wire.loop.time()
         self._answered.set()
 
     def _came_back(self) -> None:

@@ -64,7 +64,8 @@ class Wire(asyncio.StreamReaderProtocol):
         self.writable = asyncio.Event()
         """The system keeps up with what is written."""
         self.writable.set()
-        self._loop = loop
+        self.loop = loop
+        """The running one: asking asyncio for it is a system call each time."""
         self._taps: dict[int, Tap] = {}
         self._rest = b""
         self._alive = self._told = loop.time()
@@ -92,12 +93,12 @@ class Wire(asyncio.StreamReaderProtocol):
     def watch(self, silence: float) -> None:
         """From now on give the connection up after ``silence`` seconds without a byte."""
         self._silence = silence
-        self._watch = self._loop.call_later(silence / 2, self._look)
+        self._watch = self.loop.call_later(silence / 2, self._look)
 
     def _look(self) -> None:
         if self.lost is not None or self.transport is None:
             return
-        now = self._loop.time()
+        now = self.loop.time()
         if self._standing:
             # Silence is our own doing; aiormq must not take it for the broker's.
             self._alive = now
@@ -106,7 +107,7 @@ class Wire(asyncio.StreamReaderProtocol):
             self._lose(f"the broker was silent for {self._silence:g} s, without a heartbeat")
             self.transport.abort()
             return
-        self._watch = self._loop.call_later(self._silence / 2, self._look)
+        self._watch = self.loop.call_later(self._silence / 2, self._look)
 
     def _tell_alive(self, now: float) -> None:
         self._told = now
@@ -136,7 +137,7 @@ class Wire(asyncio.StreamReaderProtocol):
     def resume(self) -> None:
         if self._standing and self.transport is not None:
             self._standing = False
-            self._alive = self._loop.time()
+            self._alive = self.loop.time()
             if self.lost is None and not self.transport.is_closing():
                 self.transport.resume_reading()
 
@@ -173,7 +174,7 @@ class Wire(asyncio.StreamReaderProtocol):
                 tap.lost()
 
     def data_received(self, data: bytes) -> None:
-        now = self._alive = self._loop.time()
+        now = self._alive = self.loop.time()
         if self._rest:
             data = self._rest + data
         end, at = len(data), 0

@@ -309,7 +309,7 @@ class QueueFeed(ChannelFeed, Drops):
         if self._settled_upto - self._told_upto >= every:
             self._tell()
         elif self._telling is None:
-            self._telling = asyncio.get_running_loop().call_later(_ACK_WITHIN, self._tell)
+            self._telling = self._link.wire.loop.call_later(_ACK_WITHIN, self._tell)
 
     def _tell(self) -> None:
         """Acknowledge what is settled and waits for more."""
