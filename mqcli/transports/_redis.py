@@ -273,6 +273,8 @@ class RedisLink:
             # the ping finds a server that is still loading, which would take a name.
             client = self.target.client_name.replace(" ", "/")
             packed = pack("CLIENT", "SETNAME", client) + pack("PING")
+            if wire.broken is not None:  # it ended before it was ours
+                raise errors.farewell(b"", where, name, self.plan.tls) from wire.broken
             got, cause = await wire.send(packed, 2, 3600)
             for reply in got:
                 if isinstance(reply, ReplyError) and errors.ends_login(str(reply)):

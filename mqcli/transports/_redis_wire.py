@@ -86,6 +86,9 @@ class Wire(asyncio.Protocol):
     def _start(self) -> None:
         self._former = self._transport.get_protocol()
         self._transport.set_protocol(self)
+        if self._transport.is_closing():  # the former was told, and we shall not be
+            self._settle(f"closed by {self.peer}")
+            self.closed.set_result(None)
 
     def send(self, packed: bytes, replies: int, timeout: float) -> asyncio.Future[Replies]:
         """Write now; the future gets the replies. Raises ConnectionLost if nothing was written."""

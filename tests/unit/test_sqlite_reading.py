@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -238,22 +239,37 @@ def test_a_waiting_reader_is_woken_within_20_ms(tmp_path: Path) -> None:
     assert sorted(delays)[len(delays) // 2] < 20, delays
 
 
+@pytest.mark.alone
 def test_waiting_costs_at_most_one_percent_of_a_core(tmp_path: Path) -> None:
     file = tmp_path / "b.db"
     run(publish(file, b"x"))
 
-    async def main() -> float:
+    async def share(waiting: Awaitable[object]) -> float:
+        before, since = time.process_time(), time.monotonic()
+        await waiting
+        return (time.process_time() - before) / (time.monotonic() - since)
+
+    async def reading() -> float:
         async with opened(file) as transport:
             feed = await transport.tail(Span())
             assert await feed.receive(10, 1000, 3) == ()
             # When a reader has been waiting and waits for two seconds more
-            before, since = time.process_time(), time.monotonic()
-            assert await feed.receive(10, 1000, 2) == ()
-            return (time.process_time() - before) / (time.monotonic() - since)
+            return await share(feed.receive(10, 1000, 2))
 
-    # Then its processor time is at most 1 %: what others on the machine do to its caches counts
-    # as its own, so the least of some tries is what it costs
-    assert any(uvloop.run(main()) <= 0.01 for _ in range(4))
+    async def waking() -> float:
+        """What it costs here to wake so often as 20 ms from commit to message demand, and no more
+        than that: a slow machine, or one that others work on, needs more than 1 % for it."""
+
+        async def wake() -> None:
+            for _ in range(100):
+                await asyncio.sleep(0.016)
+
+        await asyncio.sleep(1)
+        return await share(wake())
+
+    # Then its processor time is at most 1 %, or little more than waking costs
+    tries = [(uvloop.run(reading()), uvloop.run(waking())) for _ in range(3)]
+    assert any(cost <= max(0.01, 1.6 * least) for cost, least in tries), tries
 
 
 def test_cancelling_a_wait_loses_nothing(tmp_path: Path) -> None:
