@@ -33,6 +33,9 @@ class Call:
         self.unknown: list[int] = []
         self.cause: MqcliError | None = None
         self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+        """Of who looks whether the broker still answers. A closure that names itself would do, and
+        would keep the batch until the garbage collector comes."""
 
     def settle(self, count: int) -> None:
         """So many more have their fate; those in neither list were confirmed."""

@@ -242,22 +242,20 @@ class Sender(Tap):
     async def _settled(self, call: Call, timeout: float) -> None:
         """Return when the call has its outcome: at the latest ``timeout`` seconds after the last
         answer of the broker."""
-        loop = self._link.wire.loop
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal timer
-            left = self._answer_at + timeout - loop.time()
-            if left > 0 or self._order.locked():
-                timer = loop.call_later(max(left, 0.05), look)
-            else:
-                self._give_up(call, timeout)
-
-        timer = loop.call_later(timeout, look)
+        call.timer = self._link.wire.loop.call_later(timeout, self._look, call, timeout)
         try:
             await call.future
         finally:
-            timer.cancel()
+            call.timer.cancel()
+            call.timer = None
+
+    def _look(self, call: Call, timeout: float) -> None:
+        loop = self._link.wire.loop
+        left = self._answer_at + timeout - loop.time()
+        if left > 0 or self._order.locked():
+            call.timer = loop.call_later(max(left, 0.05), self._look, call, timeout)
+        else:
+            self._give_up(call, timeout)
 
     def _give_up(self, call: Call, timeout: float) -> None:
         """Nothing more is awaited for the call."""

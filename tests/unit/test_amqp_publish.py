@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import pytest
 
 from mqcli.errors import ExitCode, NotFound, TryAgainLater, Unsupported
-from mqcli.message import Message, Tagged
+from mqcli.message import Message, Plain, Tagged
 from mqcli.position import END
 from mqcli.session import Limits
 from mqcli.transport import Publishes, Span
+from mqcli.transports._amqp_ledger import Call
 
 from ..brokers.rabbitmq import Rabbit, RabbitServer
 from .amqp_support import bodies, client, fill, numbered, other, published
@@ -48,6 +50,30 @@ def test_unroutable_messages_are_attributed_even_with_equal_ids(
 
     run(test())
     assert sorted(bodies(rabbitmq, fresh)) == sorted([b"1", b"3", b"4"] * 50)
+
+
+def test_what_is_settled_is_let_go_without_the_garbage_collector(
+    rabbitmq: Rabbit, fresh: str
+) -> None:
+    rabbitmq.declare(fresh)
+
+    async def test() -> None:
+        # Given a collector that does not run
+        gc.collect()
+        gc.disable()
+        try:
+            # When batches are published and confirmed
+            async with client(rabbitmq, f"queue:{fresh}").publisher() as publisher:
+                for _ in range(50):
+                    await publisher.submit(Plain([b"x"] * 100))
+                await publisher.finish()
+                # Then none is kept: on an endless input they would be memory
+                kept = [found for found in gc.get_objects() if isinstance(found, Call)]
+                assert len(kept) <= 1
+        finally:
+            gc.enable()
+
+    run(test())
 
 
 def test_a_full_queue_refuses_by_nack(rabbitmq: Rabbit, fresh: str) -> None:
