@@ -33,9 +33,9 @@ __all__ = ["Clock", "Engine", "Meter", "failed", "host_identity"]
 
 _NEVER = 1 << 62
 _LOOK = 0.05
+"""Seconds between two reports of how far it is, without figures."""
 _EARLY = 0.005
 """Seconds before its time that a timer may ring, with room."""
-"""Seconds between two reports of how far it is, without figures."""
 
 
 class Clock:

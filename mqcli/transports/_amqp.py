@@ -362,11 +362,11 @@ class AmqpLink:
         assert isinstance(channel, Channel)
         return await channel.rpc(frame)
 
-    async def once(self, question: Callable[[AbstractChannel], Awaitable[T]], where: str = "") -> T:
+    async def once(self, frame: Frame) -> Any:
         """One method on a channel of its own, which a refusal closes. Raises as ``ask``."""
         channel = await self.channel()
         try:
-            return await self.ask(lambda: question(channel), where)
+            return await self.ask(lambda: self.rpc(channel, frame))
         finally:
             await self.close_channel(channel)
 

@@ -34,8 +34,8 @@ class Call:
         self.cause: MqcliError | None = None
         self.future = future
         self.timer: asyncio.TimerHandle | None = None
-        """Of who looks whether the broker still answers. A closure that names itself would do, and
-        would keep the batch until the garbage collector comes."""
+        """Until the next look whether the broker still answers. It stands here because a closure
+        that names itself would keep the batch until the garbage collector comes."""
 
     def settle(self, count: int) -> None:
         """So many more have their fate; those in neither list were confirmed."""

@@ -68,7 +68,7 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
 
     async def _count(self) -> tuple[int, int]:
         """Messages ready and consumers. Raises NotFound."""
-        found = await self._do(queue_there(self._name))
+        found = await self._link.once(queue_there(self._name))
         return found.message_count or 0, found.consumer_count or 0
 
     async def describe(self, group: str | None) -> dict[str, Any]:
@@ -83,9 +83,6 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
         if (found.get("type") == "stream") != (self.kind == "stream"):
             raise self._wrong_kind()
         return found
-
-    async def _do(self, frame: Any) -> Any:
-        return await self._link.once(lambda channel: self._link.rpc(channel, frame))
 
     def _wrong_kind(self) -> UsageError:
         other = "queue" if self.kind == "stream" else "stream"
@@ -114,7 +111,7 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
         )  # fmt: skip
         existed = await self.exists()
         try:
-            await self._do(frame)
+            await self._link.once(frame)
         except Refused as exc:
             what = "is there, and different" if existed else "cannot be created so"
             raise Refused(what, where=self.target.where, why=exc.why) from exc
@@ -125,19 +122,19 @@ class QueueLike(Publishes, Inspects, Manages, Binds):
         with contextlib.suppress(AccessDenied):  # who may not read cannot tell them apart
             if await is_stream(self._link, self._name) != (self.kind == "stream"):
                 raise self._wrong_kind()
-        await self._do(method(commands.Queue.Delete, queue=self._name))
+        await self._link.once(method(commands.Queue.Delete, queue=self._name))
 
     async def bind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """Route from the exchange to here. Raises NotFound when either is missing."""
         _check_default(exchange, self.target.where)
         names = {"queue": self._name, "exchange": exchange, "routing_key": key}
-        await self._do(method(commands.Queue.Bind, arguments, **names))
+        await self._link.once(method(commands.Queue.Bind, arguments, **names))
 
     async def unbind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """The opposite; also done when there was no such binding, as AMQP has it."""
         _check_default(exchange, self.target.where)
         names = {"queue": self._name, "exchange": exchange, "routing_key": key}
-        await self._do(method(commands.Queue.Unbind, arguments, **names))
+        await self._link.once(method(commands.Queue.Unbind, arguments, **names))
 
 
 def _check_default(exchange: str, where: str) -> None:

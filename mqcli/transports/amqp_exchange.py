@@ -152,12 +152,12 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
         """What AMQP does not tell by itself: declared as something else, the broker contradicts.
         The exchange is there, so nothing is created. None where the user may not declare."""
         name = self._name
-        await self._do(exchange_there(name))
+        await self._link.once(exchange_there(name))
         if name.startswith("amq."):
             known = {"amq.match": "headers", FIREHOSE: "topic", "amq.rabbitmq.log": "topic"}
             return known.get(name, name[4:])
         try:
-            await self._do(
+            await self._link.once(
                 method(
                     commands.Exchange.Declare, exchange=name, exchange_type="fanout", durable=True
                 )
@@ -196,7 +196,7 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
         if not self._name:
             return True
         try:
-            await self._do(exchange_there(self._name))
+            await self._link.once(exchange_there(self._name))
         except NotFound:
             return False
         return True
@@ -225,25 +225,22 @@ class AmqpExchange(Publishes, Tails, Inspects, Manages, Binds):
             auto_delete=options.auto_delete, internal=options.internal,
         )  # fmt: skip
         try:
-            await self._do(frame)
+            await self._link.once(frame)
         except Refused as exc:
             what = "is there, and different" if existed else "cannot be created so"
             raise Refused(what, where=self.target.where, why=exc.why) from exc
         return not existed
 
-    async def _do(self, frame: Any) -> None:
-        await self._link.once(lambda channel: self._link.rpc(channel, frame))
-
     async def delete(self) -> None:
-        await self._do(exchange_there(self._name))
-        await self._do(method(commands.Exchange.Delete, exchange=self._name))
+        await self._link.once(exchange_there(self._name))
+        await self._link.once(method(commands.Exchange.Delete, exchange=self._name))
 
     async def bind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """Route from another exchange to this one. Raises NotFound when either is missing."""
         names = {"destination": self._name, "source": exchange, "routing_key": key}
-        await self._do(method(commands.Exchange.Bind, arguments, **names))
+        await self._link.once(method(commands.Exchange.Bind, arguments, **names))
 
     async def unbind(self, exchange: str, key: str = "", arguments: Sequence[Header] = ()) -> None:
         """The opposite; also done when there was no such binding, as AMQP has it."""
         names = {"destination": self._name, "source": exchange, "routing_key": key}
-        await self._do(method(commands.Exchange.Unbind, arguments, **names))
+        await self._link.once(method(commands.Exchange.Unbind, arguments, **names))

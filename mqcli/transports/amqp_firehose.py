@@ -60,8 +60,7 @@ class AmqpFirehose(Tails, Inspects):
         return True
 
     async def describe(self, group: str | None) -> dict[str, Any]:
-        link, frame = self._link, queue_there(self._name)
-        found = await link.once(lambda channel: link.rpc(channel, frame))
+        found = await self._link.once(queue_there(self._name))
         return {"messages_ready": found.message_count, "consumers": found.consumer_count}
 
     async def tail(self, span: Span) -> Feed:

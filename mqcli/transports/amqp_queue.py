@@ -82,7 +82,7 @@ class AmqpQueue(QueueLike, Consumes):
         return feed
 
     async def purge(self) -> int | None:
-        done = await self._do(method(commands.Queue.Purge, queue=self._name))
+        done = await self._link.once(method(commands.Queue.Purge, queue=self._name))
         count: int = done.message_count
         return count
 
@@ -282,20 +282,19 @@ class QueueFeed(ChannelFeed, Drops):
     def _send(self, tags: Sequence[int], how: _How) -> None:
         """One method for all of them where they are the oldest, as they are as a rule."""
         first, last = tags[0], tags[-1]
-        if how is not _ACK:  # it would mean those that are still to be acknowledged as well
-            self._tell()
-        if first == self._settled_upto + 1 and last - first + 1 == len(tags):
+        oldest = first == self._settled_upto + 1 and last - first + 1 == len(tags)
+        if oldest and how is _ACK:
             self._settled_upto = last
-            if how is _ACK:
-                self._tell_soon()
-            else:
-                self._told_upto = last
-                self._method(last, how, multiple=True)
+            self._tell_soon()
         else:
-            self._tell()
-            self._settled_ahead.update(tags)
-            for tag in tags:
-                self._method(tag, how, multiple=False)
+            self._tell()  # else this would mean those that wait as well
+            if oldest:
+                self._settled_upto = self._told_upto = last
+                self._method(last, how, multiple=True)
+            else:
+                self._settled_ahead.update(tags)
+                for tag in tags:
+                    self._method(tag, how, multiple=False)
         if self._settled_upto + 1 in self._settled_ahead:
             self._tell()  # of the last one that the broker still counts: another tag is an error
         while self._settled_upto + 1 in self._settled_ahead:

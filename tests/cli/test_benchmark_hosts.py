@@ -15,7 +15,7 @@ from mqcli.benchmark.result import load
 from tests.brokers.redis import RedisServer
 from tests.faults.proxy import Proxy
 
-from .support import PROGRAM, Cli, finish
+from .support import PROGRAM, Cli, Result, finish
 
 pytestmark = pytest.mark.alone
 
@@ -46,6 +46,24 @@ def started_on(cli: Cli, where: Sequence[str], *arguments: str) -> subprocess.Po
     )  # fmt: skip
 
 
+def together(
+    cli: Cli, agents: Sequence[tuple[list[str], str]], *load: str
+) -> tuple[Result, list[Result]]:
+    """A benchmark led at the first agent's address, and how it and the agents ended; each agent is
+    given as its host and its address."""
+    running = [started_on(cli, where, "agent", address) for where, address in agents]
+    try:
+        done = cli(
+            "benchmark", agents[0][1], "--agents", str(len(agents)), "--producers", "2",
+            "--consumers", "2", *load, "-o", "json",
+        )  # fmt: skip
+        return done, [finish(agent, 20) for agent in running]
+    finally:
+        for agent in running:
+            agent.kill()
+            agent.communicate()
+
+
 def test_agents_on_other_hosts_meet_through_the_broker_alone(
     cli: Cli,
     started: Callable[[Callable[[], RedisServer]], RedisServer],
@@ -56,19 +74,11 @@ def test_agents_on_other_hosts_meet_through_the_broker_alone(
     # have in common, and on them clocks that are an hour and three hours ahead of ours
     server = started(lambda: RedisServer(unix=True))
     address = f"{server.url}/stream:{fresh}"
-    agents = [started_on(cli, hosts(hours * 3600, "--net"), "agent", address) for hours in (1, 3)]
-    try:
-        # When they make load together, each reading what both publish, at every tenth of a second
-        done = cli(
-            "benchmark", address, "--agents", "2", "--producers", "2", "--consumers", "2",
-            "--rate", "500", "--duration", "1s", "--warmup", "200ms", "--linger", "100ms",
-            "-o", "json",
-        )  # fmt: skip
-        ends = [finish(agent, 20) for agent in agents]
-    finally:
-        for agent in agents:
-            agent.kill()
-            agent.communicate()
+    agents = [(hosts(hours * 3600, "--net"), address) for hours in (1, 3)]
+    # When they make load together, each reading what both publish, at every tenth of a second
+    done, ends = together(
+        cli, agents, "--rate", "500", "--duration", "1s", "--warmup", "200ms", "--linger", "100ms"
+    )
     # Then everything arrived, on both
     assert done.code == 0, (done, ends)
     assert [end.code for end in ends] == [0, 0]
@@ -100,22 +110,12 @@ def test_end_to_end_is_withheld_where_the_clocks_are_in_doubt(
     with Proxy(server.port) as far:
         far.latency = 0.02
         addresses = [f"{server.url}/{destination}", f"redis://127.0.0.1:{far.port}/{destination}"]
-        agents = [
-            started_on(cli, hosts((hours + 1) * 3600), "agent", address)
-            for hours, address in enumerate(addresses)
-        ]
-        try:
-            # When they make load together
-            done = cli(
-                "benchmark", addresses[0], "--agents", "2", "--producers", "2", "--consumers", "2",
-                "--rate", "200", "--duration", "1s", "--warmup", "0", "--interval", "250ms",
-                "--hlog", str(hlog), "-o", "json",
-            )  # fmt: skip
-            ends = [finish(agent, 20) for agent in agents]
-        finally:
-            for agent in agents:
-                agent.kill()
-                agent.communicate()
+        agents = [(hosts((hours + 1) * 3600), address) for hours, address in enumerate(addresses)]
+        # When they make load together
+        done, ends = together(
+            cli, agents, "--rate", "200", "--duration", "1s", "--warmup", "0",
+            "--interval", "250ms", "--hlog", str(hlog),
+        )  # fmt: skip
     # Then everything arrived, and each one's confirmations are what they are
     assert done.code == 0, (done, ends)
     (run,) = load(done.out, "stdout")
